@@ -1,0 +1,1 @@
+//! The commands: flags in, rooms wired together, exit status out.

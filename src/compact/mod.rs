@@ -1,0 +1,1 @@
+//! The housekeeper: joins segments, and removes what is past its time.

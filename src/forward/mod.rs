@@ -1,0 +1,1 @@
+//! The postman: lines from standard input to an ingester.

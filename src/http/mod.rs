@@ -1,0 +1,1 @@
+//! The wire: the gate, the server behind it, and the client.

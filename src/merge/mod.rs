@@ -1,0 +1,1 @@
+//! Many sorted streams into one, each record once.

@@ -1,0 +1,3 @@
+//! The gauges: what an operator sees of a running server.
+
+pub mod metrics;

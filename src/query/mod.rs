@@ -1,0 +1,1 @@
+//! The reading room: finds records by time and content.

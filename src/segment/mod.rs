@@ -1,0 +1,1 @@
+//! A file of records: its name, its reading, its recovery.

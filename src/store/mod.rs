@@ -1,0 +1,1 @@
+//! The archive: keeps segments and knows what is in them.

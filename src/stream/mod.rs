@@ -1,0 +1,1 @@
+//! The open window: records as they arrive.

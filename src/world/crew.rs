@@ -1,0 +1,205 @@
+//! The one place where threads are started, and the one way in which they are stopped.
+//!
+//! Every thread has a name and belongs to a [`Crew`], which counts it until it has ended; [`Crew::join_all`] waits for all
+//! of them. A [`Stop`] is raised once; whoever waits, waits on it too.
+
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Locks, also after another thread has panicked while it held the lock.
+///
+/// Our critical sections leave their value whole at every point where they can panic; the panic itself is counted and
+/// reported by the [`Crew`], so a second one in every other thread would only hide it.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Waits on a condition variable for at most `span`, with the same answer to poison as [`lock`].
+pub fn wait_for<'a, T>(condvar: &Condvar, guard: MutexGuard<'a, T>, span: Duration) -> MutexGuard<'a, T> {
+    condvar.wait_timeout(guard, span).unwrap_or_else(PoisonError::into_inner).0
+}
+
+/// A flag that is raised once and can be waited for. Clones are the same flag.
+#[derive(Clone, Debug, Default)]
+pub struct Stop {
+    shared: Arc<(Mutex<bool>, Condvar)>,
+}
+
+impl Stop {
+    /// Raises the flag and wakes all who wait.
+    pub fn raise(&self) {
+        *lock(&self.shared.0) = true;
+        self.shared.1.notify_all();
+    }
+
+    /// Whether it was raised.
+    pub fn is_raised(&self) -> bool {
+        *lock(&self.shared.0)
+    }
+
+    /// Waits until the flag is raised, but not longer than `span`. Gives whether it was raised.
+    pub fn wait(&self, span: Duration) -> bool {
+        let deadline = Instant::now() + span;
+        let mut raised = lock(&self.shared.0);
+        while !*raised {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            raised = wait_for(&self.shared.1, raised, left);
+        }
+        true
+    }
+}
+
+/// The stack of a thread that holds no large buffers in its frames. Connections are counted in thousands.
+pub const SMALL_STACK: usize = 128 << 10;
+
+/// The stack of a thread that runs library code we do not bound: HTTP, regex compilation, sorting.
+pub const LARGE_STACK: usize = 2 << 20;
+
+/// The threads of one owner.
+#[derive(Clone, Default)]
+pub struct Crew {
+    roster: Arc<Roster>,
+}
+
+#[derive(Default)]
+struct Roster {
+    state: Mutex<RosterState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct RosterState {
+    /// Names of those who are at work, by number of start.
+    at_work: std::collections::BTreeMap<u64, String>,
+    started: u64,
+    panicked: Vec<String>,
+}
+
+/// What was found when a crew was waited for.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Farewell {
+    /// Threads that ended by a panic, in the order in which they ended.
+    pub panicked: Vec<String>,
+    /// Threads that were still at work at the deadline, newest first.
+    pub late: Vec<String>,
+}
+
+impl Crew {
+    /// Starts a thread. An error means that the system gave none (`TasksMax`, memory): nothing has begun.
+    pub fn start(&self, name: &str, stack: usize, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        let number = {
+            let mut state = lock(&self.roster.state);
+            state.started += 1;
+            let number = state.started;
+            state.at_work.insert(number, name.to_string());
+            number
+        };
+        let leave = Leave { roster: self.roster.clone(), number };
+        // The guard moves into the thread. If there is none, the closure is dropped here, and the guard with it.
+        std::thread::Builder::new().name(name.chars().take(15).collect()).stack_size(stack).spawn(move || {
+            let _leave = leave;
+            work();
+        })?;
+        Ok(())
+    }
+
+    /// How many are at work.
+    pub fn len(&self) -> usize {
+        lock(&self.roster.state).at_work.len()
+    }
+
+    /// Whether none is at work.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many have ended by a panic so far.
+    pub fn panics(&self) -> usize {
+        lock(&self.roster.state).panicked.len()
+    }
+
+    /// Waits until fewer than `limit` are at work or the flag is raised. Gives whether there is room.
+    pub fn wait_for_room(&self, limit: usize, stop: &Stop) -> bool {
+        let mut state = lock(&self.roster.state);
+        while state.at_work.len() >= limit {
+            if stop.is_raised() {
+                return false;
+            }
+            state = wait_for(&self.roster.changed, state, Duration::from_millis(200));
+        }
+        true
+    }
+
+    /// Waits until all have ended, at most for `span`.
+    pub fn join_all(&self, span: Duration) -> Farewell {
+        let deadline = Instant::now() + span;
+        let mut state = lock(&self.roster.state);
+        while !state.at_work.is_empty() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            state = wait_for(&self.roster.changed, state, left);
+        }
+        Farewell { panicked: state.panicked.clone(), late: state.at_work.values().rev().cloned().collect() }
+    }
+}
+
+/// Strikes a thread off the roster when it ends, however it ends.
+struct Leave {
+    roster: Arc<Roster>,
+    number: u64,
+}
+
+impl Drop for Leave {
+    fn drop(&mut self) {
+        let mut state = lock(&self.roster.state);
+        let name = state.at_work.remove(&self.number);
+        if std::thread::panicking() {
+            state.panicked.extend(name);
+        }
+        self.roster.changed.notify_all();
+    }
+}
+
+/// Runs both at once and gives both results; a panic on either side is passed on. For work that borrows.
+pub fn both<A: Send, B: Send>(left: impl FnOnce() -> A + Send, right: impl FnOnce() -> B + Send) -> (A, B) {
+    std::thread::scope(|scope| {
+        let right = scope.spawn(right);
+        let left = left();
+        match right.join() {
+            Ok(right) => (left, right),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crew_names_those_who_panicked_and_those_who_are_late() {
+        let (crew, stop) = (Crew::default(), Stop::default());
+        crew.start("breaks", SMALL_STACK, || panic!("as the test wants")).expect("a thread");
+        let waiting = stop.clone();
+        crew.start("waits", SMALL_STACK, move || while !waiting.wait(Duration::from_secs(60)) {}).expect("a thread");
+        assert!(crew.wait_for_room(2, &stop));
+        let farewell = crew.join_all(Duration::ZERO);
+        assert_eq!(farewell, Farewell { panicked: vec!["breaks".into()], late: vec!["waits".into()] });
+        stop.raise();
+        assert_eq!(crew.join_all(Duration::from_secs(60)).late, Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_stop_that_is_raised_wakes_at_once_and_one_that_is_not_times_out() {
+        let stop = Stop::default();
+        assert!(!stop.wait(Duration::from_millis(1)));
+        stop.raise();
+        assert!(stop.wait(Duration::from_secs(60)));
+    }
+}

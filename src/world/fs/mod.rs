@@ -1,0 +1,111 @@
+//! Files, behind one small trait: real ones, ones in memory that can be made to fail, and none at all.
+//!
+//! The trait has just what a log of immutable segments needs. A file is created new, appended to, synced, renamed to a
+//! name that nobody has, read at offsets, removed. Nothing is ever replaced.
+
+pub mod memory;
+pub mod nop;
+pub mod real;
+
+use crate::unit::{Bytes, UnixMillis};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+/// What the servers ask of a file system.
+pub trait FileSystem: Send + Sync {
+    /// Makes a directory and its parents; one that exists is fine. Each new entry is synced into its parent.
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()>;
+
+    /// What a directory holds, in no order.
+    fn list(&self, dir: &Path) -> io::Result<Vec<Entry>>;
+
+    /// Opens a file for reading.
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn File>>;
+
+    /// Opens a file for appending and truncating. Only recovery does this.
+    fn open_append(&self, path: &Path) -> io::Result<Arc<dyn File>>;
+
+    /// Creates a file for appending and reading; an existing one is [`io::ErrorKind::AlreadyExists`]. Its name is durable
+    /// only after [`FileSystem::sync_dir`].
+    fn create_new(&self, path: &Path) -> io::Result<Arc<dyn File>>;
+
+    /// Renames atomically to a name that nobody has; an existing one is [`io::ErrorKind::AlreadyExists`] and nothing has
+    /// changed. Durable only after [`FileSystem::sync_dir`].
+    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Removes a file. Durable only after [`FileSystem::sync_dir`].
+    fn remove(&self, path: &Path) -> io::Result<()>;
+
+    /// Brings the entries of a directory to stable storage.
+    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+
+    /// Sets the time at which a file was last changed.
+    fn set_modified(&self, path: &Path, to: UnixMillis) -> io::Result<()>;
+
+    /// Room on the medium that holds `dir`.
+    fn space(&self, dir: &Path) -> io::Result<Space>;
+
+    /// Whether what is written can be read again. Where it cannot, a segment ends when it is full: nobody can fetch it.
+    fn keeps(&self) -> bool {
+        true
+    }
+
+    /// Locks a directory for this process until the guard is dropped; [`io::ErrorKind::WouldBlock`] with the holder's own
+    /// words in the message if another process has it.
+    fn lock_dir(&self, dir: &Path) -> io::Result<Box<dyn Send + Sync>>;
+}
+
+/// An open file. Methods take `&self`: several threads may read one file at once.
+pub trait File: Send + Sync {
+    /// Appends all of `bytes`, or fails; a failure may leave some of them at the end of the file.
+    fn append(&self, bytes: &[u8]) -> io::Result<()>;
+
+    /// Reads from `offset` on, as much as is there and fits; 0 at the end.
+    fn read_at(&self, buffer: &mut [u8], offset: Bytes) -> io::Result<usize>;
+
+    /// How long the file is now.
+    fn size(&self) -> io::Result<Bytes>;
+
+    /// Cuts the file to a length.
+    fn truncate(&self, to: Bytes) -> io::Result<()>;
+
+    /// Brings content and length to stable storage (`fdatasync`). After an error the file is suspect: never try again.
+    fn sync_data(&self) -> io::Result<()>;
+}
+
+/// One name in a directory.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Entry {
+    /// The last part of the path. A name that is not UTF-8 is given as nearly as it can be shown.
+    pub name: String,
+    /// Whether this is a plain file. Directories, links and the rest are not.
+    pub is_file: bool,
+    /// Its length.
+    pub size: Bytes,
+    /// When it was last changed.
+    pub modified: UnixMillis,
+}
+
+/// Room on a medium.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Space {
+    /// All of it.
+    pub total: Bytes,
+    /// What we may still use.
+    pub available: Bytes,
+}
+
+/// Reads at `offset` until the buffer is full or the file ends. Gives how much was read.
+pub fn read_full_at(file: &dyn File, buffer: &mut [u8], offset: Bytes) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match file.read_at(&mut buffer[filled..], Bytes(offset.0 + filled as u64)) {
+            Ok(0) => break,
+            Ok(n) => filled += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(filled)
+}

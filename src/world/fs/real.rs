@@ -1,0 +1,178 @@
+//! The machine's own files.
+
+use super::{Entry, File, FileSystem, Space};
+use crate::unit::{Bytes, UnixMillis};
+use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with, statvfs};
+use std::fs;
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+/// Files are for the server's user, and for a group that may read logs; never for all.
+const FILE_MODE: u32 = 0o640;
+
+/// The name of the file that a directory's lock is taken on. It is never removed: a second process could otherwise lock
+/// a new file of the same name while the first holds the old one.
+pub const LOCK_NAME: &str = "LOCK";
+
+/// The file system of the machine.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RealFs;
+
+impl FileSystem for RealFs {
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        if dir.is_dir() {
+            return Ok(());
+        }
+        if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            self.create_dir_all(parent)?;
+        }
+        match fs::create_dir(dir) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
+            Err(e) => Err(e),
+            Ok(()) => match dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+                Some(parent) => self.sync_dir(parent),
+                None => self.sync_dir(Path::new(".")),
+            },
+        }
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<Entry>> {
+        let mut entries = Vec::new();
+        for entry in fs::read_dir(dir)? {
+            let entry = entry?;
+            let metadata = match entry.metadata() {
+                Ok(metadata) => metadata,
+                // Renamed or removed since the name was read: another thread of ours is at work.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                Err(e) => return Err(e),
+            };
+            let since = metadata.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
+            entries.push(Entry {
+                name: entry.file_name().to_string_lossy().into_owned(),
+                is_file: metadata.is_file(),
+                size: Bytes(metadata.len()),
+                modified: UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX)),
+            });
+        }
+        Ok(entries)
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        Ok(Arc::new(RealFile(fs::File::open(path)?)))
+    }
+
+    fn open_append(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        Ok(Arc::new(RealFile(fs::File::options().read(true).append(true).open(path)?)))
+    }
+
+    fn create_new(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        let file = fs::File::options().read(true).append(true).create_new(true).mode(FILE_MODE).open(path)?;
+        Ok(Arc::new(RealFile(file)))
+    }
+
+    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
+        match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+            // A file system without the flag (renameat2(2): EINVAL): a second name, then the first one goes.
+            Err(rustix::io::Errno::INVAL) => {
+                fs::hard_link(from, to)?;
+                fs::remove_file(from)
+            }
+            other => Ok(other?),
+        }
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        fs::File::open(dir)?.sync_all()
+    }
+
+    fn set_modified(&self, path: &Path, to: UnixMillis) -> io::Result<()> {
+        fs::File::options().append(true).open(path)?.set_modified(UNIX_EPOCH + Duration::from_millis(to.0))
+    }
+
+    fn space(&self, dir: &Path) -> io::Result<Space> {
+        let found = statvfs(dir)?;
+        let of = |blocks: u64| Bytes(blocks.saturating_mul(found.f_frsize));
+        Ok(Space { total: of(found.f_blocks), available: of(found.f_bavail) })
+    }
+
+    fn lock_dir(&self, dir: &Path) -> io::Result<Box<dyn Send + Sync>> {
+        let path = dir.join(LOCK_NAME);
+        let mut file =
+            fs::File::options().read(true).write(true).create(true).truncate(false).mode(FILE_MODE).open(path)?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let mut holder = String::new();
+                // Who holds it is only for the message: unreadable words are no reason to fail differently.
+                let _ = file.read_to_string(&mut holder);
+                let holder = holder.lines().next().unwrap_or("another process").to_string();
+                return Err(io::Error::new(io::ErrorKind::WouldBlock, format!("in use by {holder}")));
+            }
+            Err(e) => return Err(e.into()),
+        }
+        file.set_len(0)?;
+        file.rewind()?;
+        writeln!(file, "process {}", std::process::id())?;
+        Ok(Box::new(file))
+    }
+}
+
+/// An open file of the machine.
+struct RealFile(fs::File);
+
+impl File for RealFile {
+    fn append(&self, bytes: &[u8]) -> io::Result<()> {
+        (&self.0).write_all(bytes)
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: Bytes) -> io::Result<usize> {
+        self.0.read_at(buffer, offset.0)
+    }
+
+    fn size(&self) -> io::Result<Bytes> {
+        self.0.metadata().map(|metadata| Bytes(metadata.len()))
+    }
+
+    fn truncate(&self, to: Bytes) -> io::Result<()> {
+        self.0.set_len(to.0)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rename_never_replaces_a_file() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        RealFs.create_new(&a).and_then(|file| file.append(b"one")).expect("a file");
+        RealFs.create_new(&b).and_then(|file| file.append(b"two")).expect("a file");
+        let refused = RealFs.rename_new(&a, &b).expect_err("the name is taken");
+        assert_eq!(refused.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read(&b).expect("still there"), b"two");
+        RealFs.rename_new(&a, &dir.path().join("c")).expect("a free name");
+    }
+
+    #[test]
+    fn a_locked_directory_says_who_holds_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let held = RealFs.lock_dir(dir.path()).expect("free");
+        let refused = RealFs.lock_dir(dir.path()).err().expect("held");
+        assert_eq!(refused.kind(), io::ErrorKind::WouldBlock);
+        assert!(refused.to_string().contains(&format!("process {}", std::process::id())), "{refused}");
+        drop(held);
+        RealFs.lock_dir(dir.path()).expect("free again");
+    }
+}

@@ -1,0 +1,26 @@
+//! SIGTERM, SIGINT and SIGHUP as values that a thread waits for.
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use std::io;
+
+/// The signals that ask a process to end. From the moment this exists they no longer end it by themselves.
+pub struct EndSignals {
+    signals: Signals,
+}
+
+impl EndSignals {
+    /// Takes the signals over. Call it before the first thread starts.
+    pub fn take_over() -> io::Result<EndSignals> {
+        Signals::new([SIGTERM, SIGINT, SIGHUP]).map(|signals| EndSignals { signals })
+    }
+
+    /// Waits for the next one and gives its name.
+    pub fn wait(&mut self) -> &'static str {
+        match self.signals.forever().next() {
+            Some(SIGINT) => "SIGINT",
+            Some(SIGHUP) => "SIGHUP",
+            _ => "SIGTERM",
+        }
+    }
+}

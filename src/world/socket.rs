@@ -1,0 +1,84 @@
+//! Sockets as this program wants them: listeners with a long backlog, dead peers noticed, waits with a deadline.
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+/// Connections that wait to be accepted. The kernel caps it at `net.core.somaxconn` (4096 since Linux 5.4).
+const BACKLOG: i32 = 4096;
+
+/// How long after the last sign of life a silent peer is probed, and how often; three probes without answer end it.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+
+/// How long sent bytes may stay unacknowledged before the connection is given up (tcp(7), `TCP_USER_TIMEOUT`).
+const USER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Listens on an address. Port 0 takes a free one; see the listener's own address.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Makes the kernel notice a peer that is gone without a word: idle after about a minute, in mid-transfer after 30 s.
+pub fn watch_for_death(stream: &TcpStream) -> io::Result<()> {
+    let socket = SockRef::from(stream);
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE).with_retries(3))?;
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
+}
+
+/// Makes the close of this socket a reset: the peer learns that what it sent was not taken.
+pub fn reset_on_close(stream: &TcpStream) -> io::Result<()> {
+    SockRef::from(stream).set_linger(Some(Duration::ZERO))
+}
+
+/// What is true of a descriptor now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Readiness {
+    /// A read does not block: there are bytes, or the end, or an error to fetch.
+    pub readable: bool,
+    /// The peer has closed its sending side, or all of it, or the connection is broken.
+    pub hung_up: bool,
+}
+
+/// Waits until a descriptor is readable or hung up, at most for `span`; `None` waits for ever.
+pub fn wait_readable(descriptor: impl AsFd, span: Option<Duration>) -> io::Result<Readiness> {
+    wait_for(descriptor, PollFlags::IN | PollFlags::RDHUP, span)
+}
+
+/// Waits until a descriptor is hung up, at most for `span`, whether or not there is something to read.
+pub fn wait_hung_up(descriptor: impl AsFd, span: Duration) -> io::Result<bool> {
+    wait_for(descriptor, PollFlags::RDHUP, Some(span)).map(|ready| ready.hung_up)
+}
+
+fn wait_for(descriptor: impl AsFd, events: PollFlags, span: Option<Duration>) -> io::Result<Readiness> {
+    let mut fds = [PollFd::new(&descriptor, events)];
+    let timeout = match span {
+        Some(span) => Some(Timespec::try_from(span).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?),
+        None => None,
+    };
+    match poll(&mut fds, timeout.as_ref()) {
+        // An interrupted wait is a wait that ended early: whoever waits in a loop looks again.
+        Err(rustix::io::Errno::INTR) => return Ok(Readiness::default()),
+        other => other?,
+    };
+    let found = fds[0].revents();
+    let gone = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL;
+    Ok(Readiness { readable: found.intersects(PollFlags::IN | gone), hung_up: found.intersects(gone) })
+}
+
+/// Raises the soft limit on open files to the hard one, and gives the limit that now holds.
+pub fn raise_file_limit() -> u64 {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    match setrlimit(Resource::Nofile, wanted) {
+        Ok(()) => limit.maximum.unwrap_or(u64::MAX),
+        Err(_) => limit.current.unwrap_or(u64::MAX),
+    }
+}
