@@ -112,7 +112,9 @@ pub fn sync_once(log: &IngestLog, slot: &Slot) {
     let failed = result.is_err();
     {
         let mut writer = lock(&slot.writer);
-        if let Some(active) = writer.active.as_mut().filter(|a| active_file.as_ref().is_some_and(|f| std::sync::Arc::ptr_eq(f, &a.file))) {
+        if let Some(active) =
+            writer.active.as_mut().filter(|a| active_file.as_ref().is_some_and(|f| std::sync::Arc::ptr_eq(f, &a.file)))
+        {
             if failed {
                 active.suspect = true;
             } else {

@@ -219,7 +219,11 @@ impl IngestLog {
         let was = self.nearly_full.swap(full, Ordering::Relaxed);
         self.metrics.gauge(m::DISK_FREE, &["ingest"]).set(space.available.0 as f64);
         if full && !was {
-            log::error!("{} bytes are free at {}: connections are held until there is room", space.available.0, self.dir.display());
+            log::error!(
+                "{} bytes are free at {}: connections are held until there is room",
+                space.available.0,
+                self.dir.display()
+            );
         } else if was && !full {
             log::info!("there is room again at {}", self.dir.display());
         }

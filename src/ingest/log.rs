@@ -198,7 +198,7 @@ impl IngestLog {
             limits,
             ids: IdClock::resume(mark),
             slots: (0..=slots.max(1)).map(|_| slot()).collect(),
-            queue: Mutex::new(Queue { flushed, ..Queue::default() }),
+            queue: Mutex::new(Queue::of(flushed)),
             moved: Condvar::new(),
             graveyard: Graveyard::default(),
             committed_to: AtomicU64::new(0),
@@ -476,3 +476,7 @@ fn format_batch(scratch: &mut Vec<u8>, active: &Active, first: UnixNanos, buffer
     }
     ends
 }
+
+#[cfg(test)]
+#[path = "log_tests.rs"]
+mod tests;

@@ -51,6 +51,11 @@ pub enum Verdict {
 }
 
 impl Queue {
+    /// The queue a process begins with: what recovery has found.
+    pub fn of(flushed: BTreeMap<Id, Arc<Segment>>) -> Queue {
+        Queue { flushed, ..Queue::default() }
+    }
+
     /// Makes the oldest flushed segment pending.
     pub fn take_next(&mut self, now: Monotonic, timeout: Duration) -> Option<(Id, Arc<Segment>)> {
         let (id, segment) = self.flushed.pop_first()?;
