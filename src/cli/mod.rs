@@ -8,11 +8,16 @@ pub mod help;
 pub mod parse;
 pub mod settings;
 
+use crate::ops::logfmt;
+use crate::world::clock::SystemClock;
+use log::LevelFilter;
 use parse::Refusal;
 use settings::Request;
+use simple_logger::SimpleLogger;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 /// Exit status for arguments that cannot be acted on, as grep and most shells have it.
 pub const USAGE: u8 = 2;
@@ -27,7 +32,8 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
 
 /// Runs what was asked for. One arm per command; each gives the process's exit status.
 fn run(request: Request) -> ExitCode {
-    match request {
+    start_log(&request);
+    let status = match request {
         Request::Help(None) => print(&help::overview()),
         Request::Help(Some(command)) => print(&help::of(command)),
         Request::Version => print(&format!("oklog {}\n", env!("CARGO_PKG_VERSION"))),
@@ -36,7 +42,27 @@ fn run(request: Request) -> ExitCode {
         Request::Query(_) => absent("query"),
         Request::Stream(_) => absent("stream"),
         Request::Testsvc(_) => absent("testsvc"),
-    }
+    };
+    log::logger().flush();
+    status
+}
+
+/// Starts the log: logfmt where a machine reads it, plain lines where a person does.
+fn start_log(request: &Request) {
+    let client = |debug: bool| {
+        let level = if debug { LevelFilter::Debug } else { LevelFilter::Warn };
+        SimpleLogger::new().with_level(level).init()
+    };
+    let started = match request {
+        Request::IngestStore(flags) => logfmt::start(Arc::new(SystemClock::default()), flags.debug),
+        Request::Forward(flags) => logfmt::start(Arc::new(SystemClock::default()), flags.debug),
+        Request::Query(flags) => client(flags.debug),
+        Request::Stream(flags) => client(flags.debug),
+        Request::Testsvc(flags) => client(flags.debug),
+        Request::Help(_) | Request::Version => Ok(()),
+    };
+    // Refused only where there is a logger already, and then that one serves.
+    let _ = started;
 }
 
 fn absent(command: &str) -> ExitCode {
