@@ -1,1 +1,12 @@
 //! A file of records: its name, its reading, its recovery.
+//!
+//! A segment holds stored records in ascending id order and nothing else. What state it is in is its file name's
+//! extension; every change of state is one rename to a name that nobody has.
+
+pub mod handle;
+pub mod name;
+pub mod reader;
+pub mod recover;
+
+pub use handle::Segment;
+pub use name::{Bounds, State};

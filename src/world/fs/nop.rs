@@ -63,7 +63,7 @@ impl FileSystem for NopFs {
 
 /// A file that knows how much was appended, and nothing of what.
 #[derive(Default)]
-struct NopFile {
+pub(crate) struct NopFile {
     len: AtomicU64,
 }
 

@@ -1,0 +1,119 @@
+//! A segment file that may be renamed or given up while somebody still reads it.
+//!
+//! Readers hold a [`Segment`], not a path. It is opened when it is first read and shared while anybody reads it, so ten
+//! thousand segments cost no descriptors. Renames go through it, so a reader that opens late opens the right name.
+//! Whoever gives a segment up waits until no reader holds it ([`Graveyard`]) before the file goes.
+
+use crate::record::stored::Digest;
+use crate::world::crew::lock;
+use crate::world::fs::{File, FileSystem};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, Weak};
+
+/// A finished segment file: its content never changes, its name may.
+pub struct Segment {
+    fs: Arc<dyn FileSystem>,
+    digest: Digest,
+    place: Mutex<Place>,
+}
+
+struct Place {
+    path: PathBuf,
+    open: Weak<dyn File>,
+}
+
+impl Segment {
+    /// A segment that lies at `path` and holds what `digest` says.
+    pub fn new(fs: Arc<dyn FileSystem>, path: PathBuf, digest: Digest) -> Segment {
+        let nobody: Weak<dyn File> = Weak::<crate::world::fs::nop::NopFile>::new();
+        Segment { fs, digest, place: Mutex::new(Place { path, open: nobody }) }
+    }
+
+    /// First and last id, records, bytes, checksum.
+    pub fn digest(&self) -> &Digest {
+        &self.digest
+    }
+
+    /// Where it lies now.
+    pub fn path(&self) -> PathBuf {
+        lock(&self.place).path.clone()
+    }
+
+    /// The open file; opened now if nobody has it open.
+    pub fn open(&self) -> io::Result<Arc<dyn File>> {
+        // Opening under the lock keeps a rename from coming between the path and the open.
+        let mut place = lock(&self.place);
+        if let Some(file) = place.open.upgrade() {
+            return Ok(file);
+        }
+        let file = self.fs.open(&place.path)?;
+        place.open = Arc::downgrade(&file);
+        Ok(file)
+    }
+
+    /// Renames the file to another name in its directory that nobody has. On an error it keeps the one it had.
+    pub fn rename(&self, file_name: &str) -> io::Result<()> {
+        let mut place = lock(&self.place);
+        let to = place.path.with_file_name(file_name);
+        self.fs.rename_new(&place.path, &to)?;
+        place.path = to;
+        Ok(())
+    }
+
+    /// Removes the file. Only when no reader is left.
+    fn remove(&self) -> io::Result<()> {
+        self.fs.remove(&lock(&self.place).path)
+    }
+}
+
+/// Segments that were given up and wait for their last reader.
+#[derive(Default)]
+pub struct Graveyard {
+    waiting: Mutex<Vec<Arc<Segment>>>,
+}
+
+impl Graveyard {
+    /// Gives a segment up: it is removed by a later [`Graveyard::sweep`].
+    pub fn give_up(&self, segment: Arc<Segment>) {
+        lock(&self.waiting).push(segment);
+    }
+
+    /// Removes those that nobody reads any more. Gives what could not be removed, with the reason; it is not kept.
+    pub fn sweep(&self) -> Vec<(PathBuf, io::Error)> {
+        let mut free = Vec::new();
+        lock(&self.waiting).retain(|segment| {
+            let read = Arc::strong_count(segment) > 1;
+            if !read {
+                free.push(segment.clone());
+            }
+            read
+        });
+        free.into_iter().filter_map(|segment| segment.remove().err().map(|e| (segment.path(), e))).collect()
+    }
+
+    /// How many still wait.
+    pub fn len(&self) -> usize {
+        lock(&self.waiting).len()
+    }
+
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Renames `path` to `path.corrupt`, or to `path.1.corrupt` and so on where that is taken. Gives the new path.
+pub fn set_aside(fs: &dyn FileSystem, path: &Path) -> io::Result<PathBuf> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    for n in 0..10_000u32 {
+        let suffix = if n == 0 { String::new() } else { format!(".{n}") };
+        let to = path.with_file_name(format!("{name}{suffix}.corrupt"));
+        match fs.rename_new(path, &to) {
+            Ok(()) => return Ok(to),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Err(io::ErrorKind::AlreadyExists.into())
+}
