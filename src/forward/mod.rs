@@ -1,1 +1,3 @@
 //! The postman: lines from standard input to an ingester.
+
+pub mod testsvc;
