@@ -1,3 +1,5 @@
 //! The postman: lines from standard input to an ingester.
 
+pub mod address;
+pub mod dns;
 pub mod testsvc;
