@@ -345,4 +345,4 @@ impl Lookup<'_> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

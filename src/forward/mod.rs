@@ -153,7 +153,9 @@ impl fmt::Display for ForwardError {
         match self {
             ForwardError::NotYet(what) => write!(f, "{what} is not in this version"),
             ForwardError::NoAddress => f.write_str("no address to forward to"),
-            ForwardError::Prefix => write!(f, "a prefix has a line feed in it, or all are over {}", lines::MAX_PREFIX),
+            ForwardError::Prefix => {
+                write!(f, "a prefix has a line feed in it, or all together are over {} bytes long", lines::MAX_PREFIX)
+            }
             ForwardError::Thread(source) => write!(f, "starting to read standard input: {source}"),
             ForwardError::Input(source) => write!(f, "reading standard input: {source}"),
             ForwardError::Undelivered { records, bytes, last } => {

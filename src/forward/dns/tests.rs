@@ -17,7 +17,7 @@ fn service(priority: u16, weight: u16, port: u16, target: &str) -> Service {
 }
 
 /// An answer as servers send it: the question echoed, owner names as pointers to it.
-fn answer_to(question: &[u8], services: &[Service], flags: u16) -> Vec<u8> {
+pub(in crate::forward) fn answer_to(question: &[u8], services: &[Service], flags: u16) -> Vec<u8> {
     let mut message = question.to_vec();
     message[2..4].copy_from_slice(&flags.to_be_bytes());
     message[6..8].copy_from_slice(&(services.len() as u16).to_be_bytes());
