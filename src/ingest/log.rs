@@ -7,6 +7,7 @@ use crate::record::id::{Id, IdClock, IdRun, StreamBits};
 use crate::record::line::Cut;
 use crate::record::stored::Checker;
 use crate::segment::handle::Graveyard;
+use crate::segment::readable::{Readable, Source};
 use crate::segment::{Bounds, Segment, State};
 use crate::stream::registry::Registry;
 use crate::unit::{Bytes, Monotonic, UnixNanos};
@@ -137,37 +138,6 @@ impl Reason {
             Reason::Clock => "clock",
             Reason::Error => "error",
             Reason::Stop => "stop",
-        }
-    }
-}
-
-/// A part of the ingest tier that a query reads: whole records, from the start of the file to `len`.
-pub struct Readable {
-    /// Opens the file.
-    pub source: ReadableFile,
-    /// The first id.
-    pub low: Id,
-    /// The last id within `len`.
-    pub high: Id,
-    /// How much of the file to read.
-    pub len: Bytes,
-}
-
-/// Where a [`Readable`] is read from.
-#[derive(Clone)]
-pub enum ReadableFile {
-    /// A segment being written: its open file.
-    Open(Arc<dyn File>),
-    /// A finished one.
-    Segment(Arc<Segment>),
-}
-
-impl ReadableFile {
-    /// The open file.
-    pub fn open(&self) -> io::Result<Arc<dyn File>> {
-        match self {
-            ReadableFile::Open(file) => Ok(file.clone()),
-            ReadableFile::Segment(segment) => segment.open(),
         }
     }
 }
@@ -348,7 +318,7 @@ impl IngestLog {
         for segment in closed.chain(waiting) {
             let digest = segment.digest();
             found.retain(|readable| readable.low != digest.first);
-            let source = ReadableFile::Segment(segment.clone());
+            let source = Source::Segment(segment.clone());
             found.push(Readable { source, low: digest.first, high: digest.last, len: digest.len });
         }
         found.retain(|readable| readable.low <= to && readable.high >= from);
@@ -450,7 +420,7 @@ impl Writer {
     fn readable(&self) -> Option<Readable> {
         let active = self.active.as_ref()?;
         let digest = active.checker.digest()?;
-        let source = ReadableFile::Open(active.file.clone());
+        let source = Source::Open(active.file.clone());
         Some(Readable { source, low: digest.first, high: digest.last, len: digest.len })
     }
 }
