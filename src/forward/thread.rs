@@ -50,7 +50,8 @@ pub struct World {
     pub metrics: Arc<Metrics>,
     /// Starts the reader. It may be left behind, blocked in a read, when we end by `stop` or by an error.
     pub crew: Crew,
-    /// Ends forwarding: no more is read, what was read is sent, at most for [`STOP_GRACE`].
+    /// Ends forwarding: what is in the queue is sent, at most for [`STOP_GRACE`]. A read that returns after that brings
+    /// bytes that nobody takes, as if they were still in the pipe.
     pub stop: Stop,
     /// The source of jitter.
     pub dice: Dice,
@@ -81,7 +82,7 @@ pub fn run(options: Options, input: impl Read + Send + 'static, world: &World) -
         Mode::Durable => durable::send_all(&mut postman, &queue),
         _ => fast::send_all(&mut postman, &queue),
     };
-    // Whatever happened, the reader shall not wait for us, and what it still brings is not lost without a word.
+    // Whatever happened, the reader shall not wait for us, and what it has brought is not lost without a word.
     let (records, bytes) = queue.abandon();
     postman.summary.dropped = dropped.get().saturating_sub(dropped_before);
     if let Err(Left { records: unsent, bytes: unsent_bytes }) = sent {
