@@ -7,6 +7,7 @@ pub mod handle;
 pub mod name;
 pub mod reader;
 pub mod recover;
+pub mod wire;
 
 pub use handle::Segment;
 pub use name::{Bounds, State};

@@ -1,1 +1,3 @@
 //! The archive: keeps segments and knows what is in them.
+
+pub mod replicate;
