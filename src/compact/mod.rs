@@ -1,1 +1,3 @@
 //! The housekeeper: joins segments, and removes what is past its time.
+
+pub mod retain;
