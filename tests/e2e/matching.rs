@@ -6,18 +6,76 @@ use crate::harness::{Node, Port};
 use regex::bytes::RegexBuilder;
 
 const NEEDLES: &[&str] = &[
-    "", "error", "ERROR", "[", "]", "(", "*", ".", ".*", "\\", "$", "^", "a.b", "INFO", " ", "  ", "user=root", "/", "%",
-    "\r", "sshd[", "not anywhere in these files", ":", "081109", "\t", "ü", "blk_-", "+", "\"", "&", "=",
+    "",
+    "error",
+    "ERROR",
+    "[",
+    "]",
+    "(",
+    "*",
+    ".",
+    ".*",
+    "\\",
+    "$",
+    "^",
+    "a.b",
+    "INFO",
+    " ",
+    "  ",
+    "user=root",
+    "/",
+    "%",
+    "\r",
+    "sshd[",
+    "not anywhere in these files",
+    ":",
+    "081109",
+    "\t",
+    "ü",
+    "blk_-",
+    "+",
+    "\"",
+    "&",
+    "=",
 ];
 
 const PATTERNS: &[&str] = &[
-    "", "error", "(?i)error", "^", "$", "^$", "^Jun", "^\\[", "\\]$", "\\r$", "[0-9]$", "^.*$", "error|warn|fail", "(error|INFO).*[0-9]{3}",
-    "\\b[0-9]{1,3}(\\.[0-9]{1,3}){3}\\b", "[a-f]{6}", "\\d{5}", "\\w+\\[\\d+\\]:", "[^a-zA-Z0-9]{5}", "x*", "(?i)^jun 1[45]",
-    "\\Auser", "root\\z", "(?s).*", "(?s)a.b", "[^q]{200}", "\\s\\s", "[\\x80-\\xff]", "(?m)^d", "a|", "not anywhere in these files",
+    "",
+    "error",
+    "(?i)error",
+    "^",
+    "$",
+    "^$",
+    "^Jun",
+    "^\\[",
+    "\\]$",
+    "\\r$",
+    "[0-9]$",
+    "^.*$",
+    "error|warn|fail",
+    "(error|INFO).*[0-9]{3}",
+    "\\b[0-9]{1,3}(\\.[0-9]{1,3}){3}\\b",
+    "[a-f]{6}",
+    "\\d{5}",
+    "\\w+\\[\\d+\\]:",
+    "[^a-zA-Z0-9]{5}",
+    "x*",
+    "(?i)^jun 1[45]",
+    "\\Auser",
+    "root\\z",
+    "(?s).*",
+    "(?s)a.b",
+    "[^q]{200}",
+    "\\s\\s",
+    "[\\x80-\\xff]",
+    "(?m)^d",
+    "a|",
+    "not anywhere in these files",
 ];
 
 /// Patterns that could match from one record into the next, or into the id, but must not.
-const CROSSING: &[&str] = &["\\n", "[^x]*\\n[^x]*", "\\s+$", "(?s)e.+e", "[^0-9]+", "\\W+\\d", "^[0-9A-HJKMNP-TV-Z]{26} ", "[\\s\\S]{400}"];
+const CROSSING: &[&str] =
+    &["\\n", "[^x]*\\n[^x]*", "\\s+$", "(?s)e.+e", "[^0-9]+", "\\W+\\d", "^[0-9A-HJKMNP-TV-Z]{26} ", "[\\s\\S]{400}"];
 
 fn node_with_files(consumed: bool) -> Node {
     let node = if consumed { Node::start_quick(&[]) } else { Node::start_unconsumed(&[]) };
@@ -91,7 +149,7 @@ fn neither_kind_of_query_matches_the_id() {
 #[test]
 fn a_needle_of_several_kilobytes_is_found_and_one_beyond_the_request_s_limit_is_refused() {
     let node = Node::start_quick(&[]);
-    let long: String = (0..400_000).map(|n| char::from(b'a' + (n * n / 7 % 26) as u8)).collect();
+    let long: String = (0..400_000u64).map(|n| char::from(b'a' + (n * n / 7 % 26) as u8)).collect();
     node.send(Port::Fast, format!("before\nx{long}y\nafter\n").as_bytes());
     for moment in ["at once", "consumed"] {
         let found = node.query(&[("q", &long[..7_000])]);

@@ -70,8 +70,8 @@ pub fn bash(script: &str) -> Finished {
 
 /// Whether a tool is installed. In CI (`CI` is set) a missing one fails the test, elsewhere it says so and skips.
 pub fn has_tool(name: &str, package: &str) -> bool {
-    let found = std::env::var_os("PATH")
-        .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(name).is_file()));
+    let found =
+        std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(name).is_file()));
     let ci = std::env::var_os("CI").is_some();
     assert!(found || !ci, "{name} is not installed (package {package}); .ci/run installs it");
     if !found {

@@ -127,7 +127,8 @@ impl Answer {
     pub fn stored(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         assert!(self.body.is_empty() || self.body.ends_with(b"\n"), "the body ends within a record");
         self.body.split_inclusive(|&b| b == b'\n').map(|stored| {
-            let shaped = stored.len() > 27 && stored[26] == b' ' && oklog::record::id::Id::parse(&stored[..26]).is_some();
+            let shaped =
+                stored.len() > 27 && stored[26] == b' ' && oklog::record::id::Id::parse(&stored[..26]).is_some();
             assert!(shaped, "not a stored record: {:?}", String::from_utf8_lossy(&stored[..stored.len().min(80)]));
             (&stored[..26], &stored[27..])
         })

@@ -69,10 +69,13 @@ fn generated() -> Vec<LogFile> {
 }
 
 fn lines(dice: &mut Dice, count: u64, ending: &[u8]) -> Vec<u8> {
-    let words = ["error", "ERROR", "[warn]", "sshd[24200]:", "Failed", "user=root", "10.0.3.7", "(took", "ms)", "a.b*c"];
+    let words =
+        ["error", "ERROR", "[warn]", "sshd[24200]:", "Failed", "user=root", "10.0.3.7", "(took", "ms)", "a.b*c"];
     let mut bytes = Vec::new();
     for number in 0..count {
-        bytes.extend_from_slice(format!("Jun 14 15:{:02}:{:02} line {number}", number / 60 % 60, number % 60).as_bytes());
+        bytes.extend_from_slice(
+            format!("Jun 14 15:{:02}:{:02} line {number}", number / 60 % 60, number % 60).as_bytes(),
+        );
         for _ in 0..dice.below(12) {
             bytes.push(b' ');
             bytes.extend_from_slice(words[dice.below(words.len() as u64) as usize].as_bytes());
@@ -97,7 +100,9 @@ pub fn assert_same_lines(got: &[u8], expected: &[u8], what: &str) {
         let (got_line, expected_line) = (got_lines.next(), expected_lines.next());
         if got_line != expected_line {
             let show = |line: Option<&[u8]>| {
-                line.map_or("nothing".into(), |line| format!("{:?}", String::from_utf8_lossy(&line[..line.len().min(200)])))
+                line.map_or("nothing".into(), |line| {
+                    format!("{:?}", String::from_utf8_lossy(&line[..line.len().min(200)]))
+                })
             };
             panic!(
                 "{what}: {} bytes came, {} expected; they differ first in line {number}: got {}, expected {}",

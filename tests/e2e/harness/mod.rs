@@ -6,7 +6,7 @@ pub mod logs;
 pub mod node;
 pub mod wait;
 
-pub use command::{Finished, Running, oklog};
-pub use http::{Answer, Exchange};
+pub use command::{Running, oklog};
+pub use http::Exchange;
 pub use node::{Node, Port};
-pub use wait::{SOON, wait_for, wait_until};
+pub use wait::{wait_for, wait_until};
