@@ -1,3 +1,4 @@
 //! The gauges: what an operator sees of a running server.
 
+pub mod logfmt;
 pub mod metrics;

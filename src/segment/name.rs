@@ -110,8 +110,8 @@ mod tests {
 
     #[test]
     fn a_name_that_only_looks_like_one_is_none() {
-        let id = Id(7).to_string();
-        let large = Id(9).to_string();
+        let id = Id(31).to_string();
+        let large = Id(63).to_string();
         let names = [
             "LOCK".to_string(),
             id.clone(),

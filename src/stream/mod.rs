@@ -1,1 +1,3 @@
 //! The open window: records as they arrive.
+
+pub mod registry;
