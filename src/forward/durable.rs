@@ -60,8 +60,8 @@ fn fill(window: &mut Window, postman: &Postman<'_>, queue: &Queue) {
         if age >= WINDOW_AGE && !window.open {
             return;
         }
-        let span = if window.since.is_some() { WINDOW_AGE.saturating_sub(age) } else { IDLE_LOOK };
-        match queue.take(span.max(Duration::from_millis(1))) {
+        let young = window.since.is_some() && age < WINDOW_AGE;
+        match queue.take(if young { WINDOW_AGE - age } else { IDLE_LOOK }) {
             Taken::Batch(batch) => {
                 window.since.get_or_insert(postman.now());
                 window.bytes.extend_from_slice(&batch.bytes);

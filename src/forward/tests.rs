@@ -213,6 +213,26 @@ fn when_a_server_dies_in_mid_stream_the_next_gets_the_rest_from_the_start_of_a_l
 }
 
 #[test]
+fn a_server_that_lets_us_wait_is_asked_for_a_sign_of_life_and_not_left() {
+    let listener = listen();
+    let input = vec![b'\n'; 64 << 20];
+    let world = World { clock: Arc::new(Hasty(SystemClock::default())), ..world(1) };
+    let talk = || {
+        let mut stream = accept(&listener);
+        // Nothing is read until we were asked twice whether we are alive.
+        for _ in 0..2 {
+            assert_eq!(accept(&listener).read(&mut [0]).unwrap(), 0);
+        }
+        let mut got = Vec::new();
+        stream.read_to_end(&mut got).unwrap();
+        got.len()
+    };
+    let reading = Cursor::new(input.clone());
+    let (summary, got) = both(|| run(options(Mode::Fast, &[&listener]), reading, &world), talk);
+    assert_eq!((summary.unwrap().connections, got), (1, input.len()));
+}
+
+#[test]
 fn a_durable_window_is_sent_again_until_a_server_closes_cleanly() {
     let (first, second) = (listen(), listen());
     let talk = || {

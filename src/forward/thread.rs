@@ -13,8 +13,9 @@ use crate::world::crew::{Crew, LARGE_STACK, Stop};
 use crate::world::entropy::Dice;
 use crate::world::fs::FileSystem;
 use crate::world::socket;
+use socket2::SockRef;
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +25,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How long we go on trying to hand over what is left after we were asked to stop.
 pub const STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// A fast server that has taken nothing for this long is asked for a sign of life, and again after as long.
+const STALL: Duration = Duration::from_secs(30);
 
 /// How often a blocked read or write looks whether we shall stop.
 const LOOK: Duration = Duration::from_millis(200);
@@ -46,7 +50,8 @@ pub struct World {
     pub metrics: Arc<Metrics>,
     /// Starts the reader. It may be left behind, blocked in a read, when we end by `stop` or by an error.
     pub crew: Crew,
-    /// Ends forwarding: no more is read, what was read is sent, at most for [`STOP_GRACE`].
+    /// Ends forwarding: what is in the queue is sent, at most for [`STOP_GRACE`]. A read that returns after that brings
+    /// bytes that nobody takes, as if they were still in the pipe.
     pub stop: Stop,
     /// The source of jitter.
     pub dice: Dice,
@@ -77,7 +82,7 @@ pub fn run(options: Options, input: impl Read + Send + 'static, world: &World) -
         Mode::Durable => durable::send_all(&mut postman, &queue),
         _ => fast::send_all(&mut postman, &queue),
     };
-    // Whatever happened, the reader shall not wait for us, and what it still brings is not lost without a word.
+    // Whatever happened, the reader shall not wait for us, and what it has brought is not lost without a word.
     let (records, bytes) = queue.abandon();
     postman.summary.dropped = dropped.get().saturating_sub(dropped_before);
     if let Err(Left { records: unsent, bytes: unsent_bytes }) = sent {
@@ -119,7 +124,7 @@ fn read_all(mut input: impl Read, queue: &Queue) {
 pub struct Postman<'a> {
     world: &'a World,
     addresses: Vec<Address>,
-    default_port: u16,
+    mode: Mode,
     backoff: Backoff,
     dice: Dice,
     bytes: Counter,
@@ -134,8 +139,11 @@ pub struct Postman<'a> {
 /// An open connection.
 pub struct Link {
     stream: TcpStream,
+    peer: SocketAddr,
     name: String,
     since: Monotonic,
+    /// Set while the server takes nothing: when to ask for a sign of life.
+    stalled_until: Option<Monotonic>,
 }
 
 impl<'a> Postman<'a> {
@@ -143,12 +151,12 @@ impl<'a> Postman<'a> {
         let mut dice = world.dice.clone();
         Postman {
             backoff: Backoff::new(addresses.len(), Dice::new(dice.roll())),
-            default_port: mode.default_port(),
             bytes: world.metrics.counter(FORWARD_BYTES, &[]),
             records: world.metrics.counter(FORWARD_RECORDS, &[]),
             deadline: None,
             last_failure: String::new(),
             summary: Summary::default(),
+            mode,
             world,
             addresses,
             dice,
@@ -218,9 +226,14 @@ impl<'a> Postman<'a> {
         while let Some(rest) = bytes.get(taken..).filter(|rest| !rest.is_empty()) {
             match link.stream.write(rest) {
                 Ok(0) => return Err((taken, io::ErrorKind::WriteZero.into())),
-                Ok(n) => taken += n,
+                Ok(n) => {
+                    taken += n;
+                    link.moves_again().map_err(|e| (taken, e))?;
+                }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock && !self.must_stop() => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock && !self.must_stop() => {
+                    self.bear_with(link).map_err(|e| (taken, e))?;
+                }
                 Err(e) => return Err((taken, e)),
             }
         }
@@ -250,6 +263,28 @@ impl<'a> Postman<'a> {
         link.stream.take_error()?.map_or(Ok(()), Err)
     }
 
+    /// The server takes nothing: it is dead, or has no room and lets us wait.
+    ///
+    /// The kernel does not tell the two apart: `TCP_USER_TIMEOUT` ends both (tcp(7)). In durable mode that is right,
+    /// another server may have room. In fast mode it would lose what is under way, each time anew for as long as the
+    /// server's disk is full. So the timeout is lifted, and a second, empty connection asks whether anybody is there.
+    fn bear_with(&mut self, link: &mut Link) -> io::Result<()> {
+        if self.mode != Mode::Fast {
+            return Ok(());
+        }
+        match link.stalled_until {
+            None => SockRef::from(&link.stream).set_tcp_user_timeout(None)?,
+            Some(until) if self.now() < until => return Ok(()),
+            Some(_) => match TcpStream::connect_timeout(&link.peer, CONNECT_TIMEOUT) {
+                // Where the machine lives and the program does not, the kernel there resets our connection by itself.
+                Err(e) if e.kind() != io::ErrorKind::ConnectionRefused => return Err(e),
+                _ => log::warn!("{} has taken nothing for {STALL:?}, waiting", link.name),
+            },
+        }
+        link.stalled_until = Some(self.now() + STALL);
+        Ok(())
+    }
+
     fn try_connect(&mut self, address: &Address) -> io::Result<Link> {
         let lookup = Lookup {
             files: &*self.world.files,
@@ -258,7 +293,7 @@ impl<'a> Postman<'a> {
             clock: &*self.world.clock,
         };
         let mut failure = io::Error::from(io::ErrorKind::NotFound);
-        for target in address.resolve(self.default_port, &lookup, &mut self.dice)? {
+        for target in address.resolve(self.mode.default_port(), &lookup, &mut self.dice)? {
             match TcpStream::connect_timeout(&target, CONNECT_TIMEOUT) {
                 Ok(stream) => {
                     socket::watch_for_death(&stream)?;
@@ -270,7 +305,8 @@ impl<'a> Postman<'a> {
                     } else {
                         format!("{address} ({target})")
                     };
-                    return Ok(Link { stream, name, since: self.world.clock.now() });
+                    let since = self.world.clock.now();
+                    return Ok(Link { stream, peer: target, name, since, stalled_until: None });
                 }
                 Err(e) => failure = e,
             }
@@ -298,6 +334,11 @@ impl<'a> Postman<'a> {
 }
 
 impl Link {
+    /// The server takes bytes again, if it had not: from now on a silence counts as death once more.
+    fn moves_again(&mut self) -> io::Result<()> {
+        if self.stalled_until.take().is_some() { socket::watch_for_death(&self.stream) } else { Ok(()) }
+    }
+
     /// An error if the server has closed or reset this connection. Looks and does not wait.
     pub fn check(&self) -> io::Result<()> {
         if let Some(e) = self.stream.take_error()? {

@@ -130,8 +130,10 @@ impl Connection<'_> {
             let mut buffer = self.shared.take_buffer();
             let ended = self.take_available(progress, &mut buffer);
             self.shared.give_back(buffer);
-            if ended? || stopping {
-                return self.finish(progress);
+            let ended = ended?;
+            if ended || stopping {
+                self.finish(progress)?;
+                return if ended || self.promise == Promise::Fast { Ok(()) } else { self.break_off(progress) };
             }
         }
     }
@@ -190,6 +192,13 @@ impl Connection<'_> {
         let rest = std::mem::take(&mut progress.rest);
         progress.cutter.finish(&rest, &mut progress.cut);
         self.write(progress, &rest)
+    }
+
+    /// We end before the peer did: it may have sent what was not read. What was is made safe; the close must still not
+    /// look like a promise for the rest.
+    fn break_off(&self, progress: &mut Progress) -> io::Result<()> {
+        self.settle(progress)?;
+        Err(io::Error::new(ErrorKind::ConnectionAborted, "the process ends before the peer has"))
     }
 
     /// Hands the cut records to the log; holds on while it cannot take them.

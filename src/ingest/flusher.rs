@@ -4,7 +4,8 @@ use super::log::{Closed, IngestLog, Reason};
 use crate::ops::metrics as m;
 use crate::record::id::{Id, StreamBits};
 use crate::segment::recover::salvage;
-use crate::segment::{Bounds, Segment, State, handle};
+use crate::segment::handle::{self, Known};
+use crate::segment::{Bounds, Segment, State};
 use crate::unit::{Monotonic, UnixNanos};
 use crate::world::crew::{Stop, lock, wait_for};
 use crate::world::fs::File;
@@ -129,7 +130,7 @@ impl IngestLog {
         self.gauges.corrupt.inc();
         let digest = salvage(self.fs.as_ref(), &closed.file, &path)?;
         let expected = closed.segment.digest();
-        if digest.as_ref() != Some(expected) {
+        if digest.map(Known::from).as_ref() != Some(expected) {
             log::error!("{} was damaged by a failed sync: what is whole of it is kept", aside.display());
         }
         let Some(digest) = digest else { return Ok(None) };

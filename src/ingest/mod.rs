@@ -8,6 +8,7 @@
 //! Connections share a few *slots*, each the writer of one active segment. A slot's lock is held while a batch is given
 //! ids and handed to the operating system, never while anything is synced.
 
+pub mod api;
 pub mod connection;
 pub mod durable;
 pub mod flusher;

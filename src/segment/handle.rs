@@ -4,17 +4,49 @@
 //! thousand segments cost no descriptors. Renames go through it, so a reader that opens late opens the right name.
 //! Whoever gives a segment up waits until no reader holds it ([`Graveyard`]) before the file goes.
 
+use crate::record::id::Id;
 use crate::record::stored::Digest;
+use crate::unit::Bytes;
 use crate::world::crew::lock;
 use crate::world::fs::{File, FileSystem};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Weak};
 
+/// What is known of a segment. One that was found at the start, and not read yet, is known by its ends and length alone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Known {
+    /// The smallest id.
+    pub first: Id,
+    /// The largest id.
+    pub last: Id,
+    /// How many bytes.
+    pub len: Bytes,
+    /// How many records, if they were counted.
+    pub records: Option<u64>,
+    /// CRC-32 (IEEE 802.3) of all the bytes, if they were read.
+    pub crc32: Option<u32>,
+}
+
+impl Known {
+    /// All of it, if all of it is known.
+    pub fn whole(&self) -> Option<Digest> {
+        let (records, crc32) = (self.records?, self.crc32?);
+        Some(Digest { first: self.first, last: self.last, records, len: self.len, crc32 })
+    }
+}
+
+impl From<Digest> for Known {
+    fn from(digest: Digest) -> Known {
+        let Digest { first, last, records, len, crc32 } = digest;
+        Known { first, last, len, records: Some(records), crc32: Some(crc32) }
+    }
+}
+
 /// A finished segment file: its content never changes, its name may.
 pub struct Segment {
     fs: Arc<dyn FileSystem>,
-    digest: Digest,
+    known: Known,
     place: Mutex<Place>,
 }
 
@@ -24,15 +56,15 @@ struct Place {
 }
 
 impl Segment {
-    /// A segment that lies at `path` and holds what `digest` says.
-    pub fn new(fs: Arc<dyn FileSystem>, path: PathBuf, digest: Digest) -> Segment {
+    /// A segment that lies at `path` and holds what a [`Digest`], or a [`Known`], says.
+    pub fn new(fs: Arc<dyn FileSystem>, path: PathBuf, known: impl Into<Known>) -> Segment {
         let nobody: Weak<dyn File> = Weak::<crate::world::fs::nop::NopFile>::new();
-        Segment { fs, digest, place: Mutex::new(Place { path, open: nobody }) }
+        Segment { fs, known: known.into(), place: Mutex::new(Place { path, open: nobody }) }
     }
 
-    /// First and last id, records, bytes, checksum.
-    pub fn digest(&self) -> &Digest {
-        &self.digest
+    /// First and last id and bytes; records and checksum if they are known.
+    pub fn digest(&self) -> &Known {
+        &self.known
     }
 
     /// Where it lies now.

@@ -8,6 +8,7 @@ pub mod name;
 pub mod readable;
 pub mod reader;
 pub mod recover;
+pub mod wire;
 
 pub use handle::Segment;
 pub use name::{Bounds, State};

@@ -1,1 +1,7 @@
 //! The archive: keeps segments and knows what is in them.
+
+pub mod catalogue;
+pub mod log;
+pub mod recover;
+pub mod replicate;
+pub mod writer;

@@ -1,0 +1,225 @@
+//! A directory of store segments: opened, locked, recovered, counted.
+//!
+//! What a store is: a persistent id, a catalogue of live segments, a trash, and segments that were given up and wait for
+//! their last reader. Segments come in through [`StoreLog::replicate`] and through compaction; queries take snapshots.
+
+use super::catalogue::Catalogue;
+use super::recover::{STORE_EXTENSION, recover};
+use super::replicate::StoreId;
+use super::writer::{self, Sealed, Writer};
+use crate::ops::metrics::{self, Counter, Histogram, Metrics};
+use crate::record::id::Id;
+use crate::segment::handle::Graveyard;
+use crate::segment::{Segment, State};
+use crate::world::clock::Clock;
+use crate::world::entropy::random_u128;
+use crate::world::fs::FileSystem;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Why a store did not open. Files are as far in order as recovery had come; opening again goes on from there.
+#[derive(Debug)]
+pub enum StoreError {
+    /// The operating system refused.
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// What it said.
+        source: io::Error,
+    },
+}
+
+impl StoreError {
+    pub(super) fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
+        let path = path.to_path_buf();
+        move |source| StoreError::Io { doing, path, source }
+    }
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let StoreError::Io { doing, path, source } = self;
+        write!(f, "{doing} {}: {source}", path.display())
+    }
+}
+
+impl std::error::Error for StoreError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        let StoreError::Io { source, .. } = self;
+        Some(source)
+    }
+}
+
+/// The segments of one store, and the right to change them.
+pub struct StoreLog {
+    pub(super) fs: Arc<dyn FileSystem>,
+    pub(super) dir: PathBuf,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) id: StoreId,
+    pub(super) metrics: Arc<Metrics>,
+    catalogue: Catalogue,
+    graveyard: Graveyard,
+    sync_seconds: Histogram,
+    corrupt: Counter,
+    _lock: Box<dyn Send + Sync>,
+}
+
+impl StoreLog {
+    /// Opens the store in `dir`, which is made if it is not there: locks it, brings it into order, gives it an id for life.
+    pub fn open(
+        fs: Arc<dyn FileSystem>,
+        dir: impl Into<PathBuf>,
+        clock: Arc<dyn Clock>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Arc<StoreLog>, StoreError> {
+        let dir = dir.into();
+        fs.create_dir_all(&dir).map_err(StoreError::io("making", &dir))?;
+        let lock = fs.lock_dir(&dir).map_err(StoreError::io("locking", &dir))?;
+        let corrupt = metrics.counter(metrics::CORRUPT, &["store"]);
+        let found = recover(&fs, &dir, &corrupt)?;
+        let id = match found.id {
+            Some(id) => id,
+            None => new_id(&*fs, &dir)?,
+        };
+        let log = Arc::new(StoreLog {
+            sync_seconds: metrics.histogram(metrics::SYNC_SECONDS, &["store"]),
+            catalogue: Catalogue::new(found.live, found.trash),
+            graveyard: Graveyard::default(),
+            metrics: metrics.clone(),
+            _lock: lock,
+            corrupt,
+            clock,
+            dir,
+            fs,
+            id,
+        });
+        // The metrics may outlive the store: they must not hold its lock.
+        let weak = Arc::downgrade(&log);
+        metrics.refresh_with(move |metrics| {
+            if let Some(log) = weak.upgrade() {
+                log.refresh_gauges(metrics);
+            }
+        });
+        Ok(log)
+    }
+
+    /// The id that this directory has for life.
+    pub fn id(&self) -> StoreId {
+        self.id
+    }
+
+    /// The live segments that may hold ids from `from` to `to`, both inclusive. Holding them keeps their files.
+    pub fn snapshot(&self, from: Id, to: Id) -> Vec<Arc<Segment>> {
+        self.catalogue.snapshot(from, to)
+    }
+
+    /// What there is.
+    pub fn catalogue(&self) -> &Catalogue {
+        &self.catalogue
+    }
+
+    /// What was given up and is still being read.
+    pub fn graveyard(&self) -> &Graveyard {
+        &self.graveyard
+    }
+
+    /// The file system the store lies in.
+    pub fn fs(&self) -> &Arc<dyn FileSystem> {
+        &self.fs
+    }
+
+    /// The directory the store lies in.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The clock the store goes by.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    /// Where the store counts.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// Counts files that had to be set aside.
+    pub fn corrupt(&self) -> &Counter {
+        &self.corrupt
+    }
+
+    /// Begins a segment whose first record will have the id `first`.
+    pub fn begin(&self, first: Id) -> io::Result<Writer> {
+        Writer::begin(&self.fs, &self.dir, first)
+    }
+
+    /// Brings a written segment to stable storage, and counts how long that took.
+    pub fn seal(&self, writer: Writer) -> io::Result<Sealed> {
+        let start = self.clock.now();
+        let sealed = writer.seal();
+        self.sync_seconds.observe_span(self.clock.now().since(start));
+        sealed
+    }
+
+    /// Gives sealed segments their final names and makes those durable. On an error none of them is left.
+    pub fn name_all(&self, sealed: Vec<Sealed>) -> io::Result<Vec<Arc<Segment>>> {
+        let mut named = Vec::with_capacity(sealed.len());
+        let result = sealed.into_iter().try_for_each(|sealed| {
+            named.push(sealed.name()?);
+            Ok(())
+        });
+        match result.and_then(|()| self.fs.sync_dir(&self.dir)) {
+            Ok(()) => Ok(named),
+            Err(e) => {
+                named.iter().for_each(|segment| self.discard(segment));
+                Err(e)
+            }
+        }
+    }
+
+    /// Removes a segment that was never published.
+    fn discard(&self, segment: &Segment) {
+        let path = segment.path();
+        if let Err(e) = self.fs.remove(&path) {
+            // It is whole, and a second copy is never wrong: the next start takes it as one.
+            log::warn!("removing unpublished segment {}: {e}", path.display());
+        }
+    }
+
+    fn refresh_gauges(&self, metrics: &Metrics) {
+        let mut sums = [(State::Flushed, 0u64, 0u64), (State::Reading, 0, 0), (State::Trashed, 0, 0)];
+        let trashed = self.catalogue.trashed().into_iter().map(|trashed| trashed.segment);
+        for segment in self.catalogue.live().into_iter().chain(trashed) {
+            let state = writer::state_of(&segment);
+            if let Some(sum) = sums.iter_mut().find(|sum| Some(sum.0) == state) {
+                sum.1 += 1;
+                sum.2 = sum.2.saturating_add(segment.digest().len.0);
+            }
+        }
+        for (state, count, bytes) in sums {
+            metrics.gauge(metrics::STORE_SEGMENTS, &[state.extension()]).set(count as f64);
+            metrics.gauge(metrics::STORE_SEGMENT_BYTES, &[state.extension()]).set(bytes as f64);
+        }
+        match self.fs.space(&self.dir) {
+            Ok(space) => metrics.gauge(metrics::DISK_FREE, &["store"]).set(space.available.0 as f64),
+            Err(e) => log::warn!("asking how much room {} has: {e}", self.dir.display()),
+        }
+    }
+}
+
+/// Draws an id and makes it durable before anybody is told.
+fn new_id(fs: &dyn FileSystem, dir: &Path) -> Result<StoreId, StoreError> {
+    let id = StoreId(random_u128());
+    let path = dir.join(format!("{id}{STORE_EXTENSION}"));
+    let file = fs.create_new(&path).map_err(StoreError::io("creating", &path))?;
+    file.sync_data().map_err(StoreError::io("syncing", &path))?;
+    fs.sync_dir(dir).map_err(StoreError::io("syncing", dir))?;
+    Ok(id)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,186 @@
+//! Taking a segment over from a consumer: what a store answers, and only after the copy is on stable storage.
+//!
+//! ```text
+//! body -> check, append to .active -> sync -> LOW-HIGH[-N].flushed -> sync the directory -> catalogue -> receipt
+//! ```
+//!
+//! Memory: one block (256 KiB, or one record if that is longer, at most 65 MiB) for each segment on its way.
+
+use super::log::StoreLog;
+use super::writer::{WriteError, Writer};
+use crate::ops::metrics;
+use crate::record::stored::{self, Digest, NotStored};
+use crate::segment::reader::BlockReader;
+use crate::segment::recover::examine;
+use crate::segment::{Segment, wire};
+use std::fmt;
+use std::io::{self, Read};
+
+/// Header: the persistent id of the store that answers.
+pub const STORE_ID: &str = "X-Oklog-Store-Id";
+
+/// The persistent identity of a store: 128 bits drawn once for its directory. Copies are counted by it, never by address.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct StoreId(pub u128);
+
+impl StoreId {
+    /// Reads the text form: 32 lower-case hex digits.
+    pub fn parse(text: &str) -> Option<StoreId> {
+        let shaped = text.len() == 32 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        shaped.then(|| u128::from_str_radix(text, 16).ok().map(StoreId)).flatten()
+    }
+}
+
+impl fmt::Display for StoreId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+/// A store's word that it has a segment on stable storage, directory entry included.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Receipt {
+    /// Which store.
+    pub store_id: StoreId,
+    /// What it has.
+    pub digest: Digest,
+}
+
+impl Receipt {
+    /// The receipt as headers.
+    pub fn headers(&self) -> Vec<(&'static str, String)> {
+        let mut headers = wire::digest_headers(&self.digest);
+        headers.push((STORE_ID, self.store_id.to_string()));
+        headers
+    }
+
+    /// Reads a receipt from headers, which `get` finds by name. `None` if one is missing or malformed.
+    pub fn from_headers<'a>(get: impl Fn(&str) -> Option<&'a str>) -> Option<Receipt> {
+        Some(Receipt { store_id: StoreId::parse(get(STORE_ID)?)?, digest: wire::read_digest(get)? })
+    }
+}
+
+/// Why a segment was not taken. No file is left of it.
+#[derive(Debug)]
+pub enum ReplicateError {
+    /// The body holds not a single record.
+    Empty,
+    /// The body is not stored records in ascending order.
+    NotStored(NotStored),
+    /// The body broke off: its sender failed, or went away.
+    Body(io::Error),
+    /// No room for it.
+    Full(io::Error),
+    /// The disk refused. What was synced unsuccessfully is not tried again.
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// What was said.
+        source: io::Error,
+    },
+}
+
+impl ReplicateError {
+    /// The HTTP status that says the same.
+    pub fn status(&self) -> u16 {
+        match self {
+            ReplicateError::Empty | ReplicateError::NotStored(_) | ReplicateError::Body(_) => 400,
+            ReplicateError::Full(_) => 507,
+            ReplicateError::Io { .. } => 500,
+        }
+    }
+
+    fn io(doing: &'static str) -> impl Fn(io::Error) -> ReplicateError {
+        move |source| match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ReplicateError::Full(source),
+            _ => ReplicateError::Io { doing, source },
+        }
+    }
+}
+
+impl fmt::Display for ReplicateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ReplicateError::Empty => f.write_str("a segment without records"),
+            ReplicateError::NotStored(fault) => write!(f, "not a segment: {fault}"),
+            ReplicateError::Body(e) => write!(f, "reading the segment: {e}"),
+            ReplicateError::Full(e) => write!(f, "no room for the segment: {e}"),
+            ReplicateError::Io { doing, source } => write!(f, "{doing} the segment: {source}"),
+        }
+    }
+}
+
+impl std::error::Error for ReplicateError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            ReplicateError::Empty => None,
+            ReplicateError::NotStored(fault) => Some(fault),
+            ReplicateError::Body(e) | ReplicateError::Full(e) | ReplicateError::Io { source: e, .. } => Some(e),
+        }
+    }
+}
+
+impl StoreLog {
+    /// Takes a segment: `body` to its end, after which `whole` says whether the sender really finished it. The receipt
+    /// means that it is on stable storage. The same content again is answered by a receipt, and kept once.
+    pub fn replicate(&self, body: &mut dyn Read, whole: &dyn Fn() -> bool) -> Result<Receipt, ReplicateError> {
+        let writer = self.copy_in(body)?;
+        if !whole() {
+            return Err(ReplicateError::Body(io::ErrorKind::UnexpectedEof.into()));
+        }
+        let sealed = self.seal(writer).map_err(ReplicateError::io("syncing"))?;
+        let receipt = Receipt { store_id: self.id(), digest: *sealed.digest() };
+        if self.has(&receipt.digest).map_err(ReplicateError::io("comparing"))? {
+            return Ok(receipt);
+        }
+        let segments = self.name_all(vec![sealed]).map_err(ReplicateError::io("naming"))?;
+        if self.fs().keeps() {
+            self.catalogue().replace(&[], segments);
+        }
+        self.metrics().counter(metrics::REPLICATED, &["ingress"]).inc();
+        self.metrics().counter(metrics::REPLICATED_BYTES, &["ingress"]).add(receipt.digest.len.0);
+        Ok(receipt)
+    }
+
+    fn copy_in(&self, body: &mut dyn Read) -> Result<Writer, ReplicateError> {
+        let mut blocks = BlockReader::new(body);
+        let mut block = Vec::new();
+        let mut writer: Option<Writer> = None;
+        while blocks.next_block(&mut block).map_err(ReplicateError::Body)? {
+            let open = match &mut writer {
+                Some(open) => open,
+                empty => {
+                    let at = crate::unit::Bytes(0);
+                    let first = stored::id_at(&block).ok_or(ReplicateError::NotStored(NotStored::BadId { at }))?;
+                    empty.insert(self.begin(first).map_err(ReplicateError::io("creating"))?)
+                }
+            };
+            open.append(&block).map_err(|e| match e {
+                WriteError::NotStored(fault) => ReplicateError::NotStored(fault),
+                WriteError::Io(e) => ReplicateError::io("writing")(e),
+            })?;
+        }
+        writer.ok_or(ReplicateError::Empty)
+    }
+
+    /// Whether a live segment holds just this. Two that have both ends and the length in common are read, if nobody has
+    /// counted their bytes yet.
+    fn has(&self, digest: &Digest) -> io::Result<bool> {
+        for segment in self.snapshot(digest.first, digest.first) {
+            let known = segment.digest();
+            if (known.first, known.last, known.len) == (digest.first, digest.last, digest.len)
+                && digest_of(&segment)? == Some(*digest)
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+fn digest_of(segment: &Segment) -> io::Result<Option<Digest>> {
+    match segment.digest().whole() {
+        Some(digest) => Ok(Some(digest)),
+        None => Ok(examine(&segment.open()?)?.digest),
+    }
+}
