@@ -77,7 +77,9 @@ fn next_record(file: &dyn File, from: u64, len: u64) -> io::Result<Option<(u64, 
     let n = read_full_at(file, &mut prefix, Bytes(start))?;
     match id_at(&prefix[..n]) {
         Some(id) => Ok(Some((start, id))),
-        None => Err(io::Error::new(io::ErrorKind::InvalidData, format!("no id where a record must begin, at byte {start}"))),
+        None => {
+            Err(io::Error::new(io::ErrorKind::InvalidData, format!("no id where a record must begin, at byte {start}")))
+        }
     }
 }
 
