@@ -1,5 +1,8 @@
 //! The commands: flags in, rooms wired together, exit status out.
 
+pub mod client;
+pub mod query;
+
 use std::ffi::OsString;
 use std::process::ExitCode;
 
