@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod query;
+pub mod stream;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
