@@ -178,8 +178,8 @@ flags! {
     NOCOPY = ("nocopy", Switch, "", "read the answer and print nothing of it");
     ULID = ("ulid", Switch, "", "print the id before each record");
     TIME = ("time", Switch, "", "print the time before each record");
-    INVERT = ("v", Switch, "", "print the records that do not match");
-    LIMIT = ("n", Count(1, u64::MAX), "number", "print at most so many records; all when unset");
+    VERBOSE = ("v", Switch, "", "say on standard error how the query went");
+    LIMIT = ("n", Count(1, u64::MAX), "number", "print the newest so many records; all when unset");
     WINDOW = ("window", Kind::Duration(Duration::ZERO), "duration", "hold records back so long to put them in order").or("1s");
 
     ID = ("id", Text, "text", "the name in every line").or("foo");
@@ -233,7 +233,7 @@ pub const COMMANDS: &[Command] = &[
         name: "query",
         summary: "Prints the records between two times that match",
         page: "oklog-query.1",
-        groups: &[&[STORE, FROM, TO, Q, REGEX, STATS, NOCOPY, ULID, TIME, INVERT, LIMIT], COMMON],
+        groups: &[&[STORE, FROM, TO, Q, REGEX, STATS, NOCOPY, ULID, TIME, VERBOSE, LIMIT], COMMON],
         operands: NONE,
     },
     Command {

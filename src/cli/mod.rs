@@ -3,11 +3,15 @@
 //! Standard output carries what was asked for and nothing else; refusals are one sentence on standard error.
 
 pub mod address;
+pub mod client;
+mod commands;
 pub mod flags;
 pub mod help;
 pub mod ingeststore;
 pub mod parse;
+pub mod query;
 pub mod settings;
+pub mod stream;
 
 use crate::ops::logfmt;
 use crate::world::clock::SystemClock;
@@ -39,10 +43,10 @@ fn run(request: Request) -> ExitCode {
         Request::Help(Some(command)) => print(&help::of(command)),
         Request::Version => print(&format!("oklog {}\n", env!("CARGO_PKG_VERSION"))),
         Request::IngestStore(flags) => ExitCode::from(ingeststore::run(&flags)),
-        Request::Forward(_) => absent("forward"),
-        Request::Query(_) => absent("query"),
-        Request::Stream(_) => absent("stream"),
-        Request::Testsvc(_) => absent("testsvc"),
+        Request::Forward(flags) => ExitCode::from(commands::forward(&flags)),
+        Request::Query(flags) => ExitCode::from(commands::query(&flags)),
+        Request::Stream(flags) => ExitCode::from(commands::stream(&flags)),
+        Request::Testsvc(flags) => ExitCode::from(commands::testsvc(&flags)),
     };
     log::logger().flush();
     status
@@ -64,12 +68,6 @@ fn start_log(request: &Request) {
     };
     // Refused only where there is a logger already, and then that one serves.
     let _ = started;
-}
-
-fn absent(command: &str) -> ExitCode {
-    // Nobody is left to tell when standard error is gone.
-    let _ = writeln!(io::stderr(), "oklog {command}: not built yet");
-    ExitCode::FAILURE
 }
 
 fn refuse(refusal: &Refusal) -> ExitCode {

@@ -203,9 +203,9 @@ pub struct QueryFlags {
     pub ulid: bool,
     /// Print times.
     pub time: bool,
-    /// Print what does not match.
-    pub invert: bool,
-    /// At most so many records.
+    /// Say on standard error how the query went.
+    pub verbose: bool,
+    /// Only the newest so many records.
     pub limit: Option<u64>,
     /// Log step by step.
     pub debug: bool,
@@ -224,7 +224,7 @@ impl QueryFlags {
             nocopy: given.switch(&flags::NOCOPY)?,
             ulid: given.switch(&flags::ULID)?,
             time: given.switch(&flags::TIME)?,
-            invert: given.switch(&flags::INVERT)?,
+            verbose: given.switch(&flags::VERBOSE)?,
             limit: given.count(&flags::LIMIT)?,
             debug: given.switch(&flags::DEBUG)?,
         })
