@@ -1,5 +1,7 @@
 //! Holds the flag table, the help text, the metrics, the routes and the manual equal.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test fails by a panic
+
 use oklog::cli::flags::{COMMANDS, Command, Flag, Kind};
 use oklog::cli::help;
 use oklog::ops::metrics::{self, Spec, TABLE};
