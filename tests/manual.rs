@@ -1,5 +1,7 @@
 //! Holds the flag table, the help text, the metrics, the routes and the manual equal.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test fails by a panic
+
 use oklog::cli::flags::{COMMANDS, Command, Flag, Kind};
 use oklog::cli::help;
 use oklog::ops::metrics::{self, Spec, TABLE};
@@ -24,10 +26,12 @@ fn page(name: &str) -> String {
     std::fs::read_to_string(root().join("man").join(name)).unwrap_or_else(|e| panic!("man/{name}: {e}"))
 }
 
+/// The head of a list's entry, and the lines below it.
+type Entry = (String, Vec<String>);
+
 /// The `.It` entries of a page, nested ones too: the head, and the lines up to the next entry or the end of its list.
-fn entries(page: &str) -> Vec<(String, Vec<String>)> {
-    let (mut done, mut open): (Vec<(String, Vec<String>)>, Vec<Option<(String, Vec<String>)>>) =
-        (Vec::new(), Vec::new());
+fn entries(page: &str) -> Vec<Entry> {
+    let (mut done, mut open): (Vec<Entry>, Vec<Option<Entry>>) = (Vec::new(), Vec::new());
     for line in page.lines() {
         if line.starts_with(".Bl") {
             open.push(None);
@@ -181,7 +185,7 @@ fn paths() -> BTreeSet<String> {
 #[test]
 fn every_route_is_in_its_page_and_no_other() {
     let page = page("oklog-api.7");
-    let path = |(head, _): &(String, Vec<String>)| {
+    let path = |(head, _): &Entry| {
         let path = head.split("Pa ").nth(1)?;
         path.split(['?', ' ']).next().map(str::to_string)
     };
