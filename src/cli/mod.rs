@@ -5,6 +5,7 @@
 pub mod address;
 pub mod flags;
 pub mod help;
+pub mod ingeststore;
 pub mod parse;
 pub mod settings;
 
@@ -37,7 +38,7 @@ fn run(request: Request) -> ExitCode {
         Request::Help(None) => print(&help::overview()),
         Request::Help(Some(command)) => print(&help::of(command)),
         Request::Version => print(&format!("oklog {}\n", env!("CARGO_PKG_VERSION"))),
-        Request::IngestStore(_) => absent("ingeststore"),
+        Request::IngestStore(flags) => ExitCode::from(ingeststore::run(&flags)),
         Request::Forward(_) => absent("forward"),
         Request::Query(_) => absent("query"),
         Request::Stream(_) => absent("stream"),
