@@ -113,8 +113,6 @@ fn bad_parameters_get_400_and_a_plain_sentence() {
     }
     let long_pattern = "a".repeat(5_000);
     node.get(&query_target(&[("q", &long_pattern), ("regex", "")])).assert_refused(400);
-    for target in ["/store/query?from=%zz", "/store/query?q=%f"] {
-        node.get(target).assert_refused(400);
-    }
+    node.get("/store/query?from=%zz").assert_refused(400);
     assert_eq!(node.get("/ready").status, 200);
 }
