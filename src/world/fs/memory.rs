@@ -4,13 +4,13 @@
 //!
 //! - of a file, what was appended since the last sync survives a [`MemoryFs::crash`] as any prefix, and within it any
 //!   4 KiB page may be zeroes or torn at a sector of 512 bytes; a truncation that was not synced may not have happened;
-//! - of a directory, the creations, renames, removals and set times since the last sync survive as any prefix, and after
-//!   it any subset that leaves the order of changes to one name and to one file as it was;
+//! - of a directory, the creations, renames, removals and set times since the last sync survive as any prefix, and
+//!   after it any subset that leaves the order of changes to one name and to one file as it was;
 //! - a sync that fails leaves the pages marked clean, as Linux does: the next sync succeeds without them, and a crash
 //!   turns them to zeroes.
 //!
-//! A crash can be planned before any operation ([`MemoryFs::crash_at`]), the medium can be full, the n-th operation of a
-//! kind can fail. Everything lies behind one mutex, held for one copy of memory at most. Memory is bounded by the
+//! A crash can be planned before any operation ([`MemoryFs::crash_at`]), the medium can be full, the n-th operation of
+//! a kind can fail. Everything lies behind one mutex, held for one copy of memory at most. Memory is bounded by the
 //! capacity, which is unlimited unless it is set.
 //!
 //! Left out: links, permissions, and renames between directories (refused, since nothing rests on their order).
@@ -22,19 +22,16 @@ use crate::world::clock::{Clock, SystemClock};
 use crate::world::crew::lock;
 use crate::world::entropy::Dice;
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+mod forget;
 #[cfg(test)]
 mod tests;
 
-/// What the page cache writes as one.
-const PAGE: usize = 4096;
-
-/// What a disk writes as one.
-const SECTOR: u64 = 512;
+use forget::{Change, Dir, Inode, Node};
 
 /// A sort of operation that can be made to fail.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -89,7 +86,8 @@ impl MemoryFs {
         }
     }
 
-    /// Sets the size of the medium. Beyond it writes are short and end in [`io::ErrorKind::StorageFull`]. Names are free.
+    /// Sets the size of the medium. Beyond it writes are short and end in [`io::ErrorKind::StorageFull`]. Names are
+    /// free.
     pub fn set_capacity(&self, to: Bytes) {
         lock(&self.state).capacity = to;
     }
@@ -110,14 +108,14 @@ impl MemoryFs {
         lock(&self.state).crash_at = Some(operation);
     }
 
-    /// Cuts the power: what was not synced is lost in a way that the dice choose. Open files fail from now on, locks are
-    /// free. A crash that was planned with [`MemoryFs::crash_at`] still stands until [`MemoryFs::recover`].
+    /// Cuts the power: what was not synced is lost in a way that the dice choose. Open files fail from now on, locks
+    /// are free. A crash that was planned with [`MemoryFs::crash_at`] still stands until [`MemoryFs::recover`].
     pub fn crash(&self, dice: &mut Dice) {
         lock(&self.state).crash(dice);
     }
 
-    /// Begins a new life: operations work again, files opened before fail, locks are free, planned faults are forgotten.
-    /// Without a [`MemoryFs::crash`] before it, this is a killed process: nothing is lost.
+    /// Begins a new life: operations work again, files opened before fail, locks are free, planned faults are
+    /// forgotten. Without a [`MemoryFs::crash`] before it, this is a killed process: nothing is lost.
     pub fn recover(&self) {
         let mut state = lock(&self.state);
         state.crash_at = None;
@@ -148,180 +146,6 @@ struct Fault {
     op: Op,
     left: u64,
     kind: io::ErrorKind,
-}
-
-/// A file: reachable by name, by an open handle, or by what a directory would hold after a crash. Its lock is only ever
-/// taken under that of [`State`].
-type Node = Arc<Mutex<Inode>>;
-
-#[derive(Default)]
-struct Inode {
-    content: Vec<u8>,
-    /// How much of `content` is on stable storage.
-    synced: usize,
-    /// What a truncation cut off that is still on stable storage, and where.
-    cut_off: Option<(usize, Vec<u8>)>,
-    /// What a failed sync marked clean: it will never reach stable storage.
-    lost: Vec<std::ops::Range<usize>>,
-    modified: UnixMillis,
-    synced_modified: UnixMillis,
-    /// Whether it has a name, so that its bytes count.
-    linked: bool,
-}
-
-/// What a directory is now, what it would be after a crash, and what lies between.
-#[derive(Default)]
-struct Dir {
-    entries: BTreeMap<OsString, Node>,
-    synced: BTreeMap<OsString, Node>,
-    pending: Vec<Change>,
-}
-
-#[derive(Clone)]
-enum Change {
-    Create { name: OsString, node: Node },
-    Rename { from: OsString, to: OsString, node: Node },
-    Remove { name: OsString, node: Node },
-    Modified { node: Node, to: UnixMillis },
-}
-
-impl Change {
-    fn apply(&self, entries: &mut BTreeMap<OsString, Node>) {
-        match self {
-            Change::Create { name, node } => {
-                entries.insert(name.clone(), node.clone());
-            }
-            Change::Rename { from, to, node } => {
-                entries.remove(from);
-                entries.insert(to.clone(), node.clone());
-            }
-            Change::Remove { name, .. } => {
-                entries.remove(name);
-            }
-            Change::Modified { node, to } => lock(node).synced_modified = *to,
-        }
-    }
-
-    fn names(&self) -> impl Iterator<Item = &OsString> {
-        let (one, other) = match self {
-            Change::Create { name, .. } | Change::Remove { name, .. } => (Some(name), None),
-            Change::Rename { from, to, .. } => (Some(from), Some(to)),
-            Change::Modified { .. } => (None, None),
-        };
-        one.into_iter().chain(other)
-    }
-
-    fn node(&self) -> &Node {
-        match self {
-            Change::Create { node, .. }
-            | Change::Rename { node, .. }
-            | Change::Remove { node, .. }
-            | Change::Modified { node, .. } => node,
-        }
-    }
-}
-
-impl Dir {
-    fn change(&mut self, change: Change) {
-        change.apply(&mut self.entries);
-        self.pending.push(change);
-    }
-
-    fn sync(&mut self) {
-        for change in std::mem::take(&mut self.pending) {
-            change.apply(&mut self.synced);
-        }
-    }
-
-    /// Any prefix of what is pending; after it, in every other crash, any subset in which no change follows a lost one to
-    /// the same name or file.
-    fn crash(&mut self, dice: &mut Dice) {
-        let kept = dice.below(self.pending.len() as u64 + 1) as usize;
-        let more = dice.one_in(2);
-        let mut lost_names = BTreeSet::new();
-        let mut lost_nodes = Vec::new();
-        for (index, change) in std::mem::take(&mut self.pending).into_iter().enumerate() {
-            let follows = change.names().any(|name| lost_names.contains(name))
-                || lost_nodes.iter().any(|node| Arc::ptr_eq(node, change.node()));
-            if index < kept || more && !follows && dice.one_in(2) {
-                change.apply(&mut self.synced);
-            } else {
-                lost_names.extend(change.names().cloned());
-                lost_nodes.push(change.node().clone());
-            }
-        }
-        self.entries = self.synced.clone();
-    }
-}
-
-impl Inode {
-    fn truncate(&mut self, to: usize) {
-        if to < self.synced {
-            let end = self.synced;
-            let mut tail = self.content.get(to..end).unwrap_or_default().to_vec();
-            if let Some((_, older)) = self.cut_off.take() {
-                tail.extend(older);
-            }
-            self.cut_off = Some((to, tail));
-            self.synced = to;
-        }
-        self.content.resize(to, 0);
-        self.lost.retain_mut(|range| {
-            range.end = range.end.min(to);
-            range.start < range.end
-        });
-    }
-
-    fn sync(&mut self) {
-        self.synced = self.content.len();
-        self.synced_modified = self.modified;
-        self.cut_off = None;
-    }
-
-    fn fail_sync(&mut self) {
-        if self.synced < self.content.len() {
-            self.lost.push(self.synced..self.content.len());
-        }
-    }
-
-    fn crash(&mut self, dice: &mut Dice) {
-        self.modified = self.synced_modified;
-        if let Some((at, tail)) = self.cut_off.take()
-            && dice.one_in(2)
-        {
-            self.content.truncate(at);
-            self.content.extend(tail);
-            self.synced = self.content.len();
-        }
-        let unsynced = self.content.len() - self.synced;
-        if !dice.one_in(4) {
-            self.content.truncate(self.synced + dice.below(unsynced as u64 + 1) as usize);
-        }
-        if dice.one_in(2) {
-            self.lose_pages(dice);
-        }
-        for range in std::mem::take(&mut self.lost) {
-            let end = range.end.min(self.content.len());
-            if let Some(bytes) = self.content.get_mut(range.start..end) {
-                bytes.fill(0);
-            }
-        }
-        self.synced = self.content.len();
-    }
-
-    /// Each page that was not synced is whole, or zeroes from some sector on.
-    fn lose_pages(&mut self, dice: &mut Dice) {
-        let mut start = self.synced;
-        while start < self.content.len() {
-            let end = (start / PAGE + 1) * PAGE;
-            let end = end.min(self.content.len());
-            if dice.one_in(2) {
-                let torn_at = (start / PAGE * PAGE) + (dice.below(PAGE as u64 / SECTOR) * SECTOR) as usize;
-                self.content[torn_at.clamp(start, end)..end].fill(0);
-            }
-            start = end;
-        }
-    }
 }
 
 impl State {
@@ -381,7 +205,7 @@ impl State {
         if dir.entries.contains_key(&name) {
             return Err(taken(path));
         }
-        let inode = Inode { modified, synced_modified: modified, linked: true, ..Inode::default() };
+        let inode = Inode::born(modified);
         let node = Arc::new(Mutex::new(inode));
         dir.change(Change::Create { name, node: node.clone() });
         Ok(node)
@@ -442,7 +266,7 @@ impl FileSystem for MemoryFs {
         let mut state = lock(&self.state);
         state.look()?;
         let path = plain(dir);
-        let shown = |name: &std::ffi::OsStr| name.to_string_lossy().into_owned();
+        let shown = |name: &OsStr| name.to_string_lossy().into_owned();
         let mut entries: Vec<Entry> = state
             .dir(dir)?
             .entries

@@ -312,3 +312,47 @@ fn a_locked_directory_is_held_until_the_guard_or_the_process_is_gone() {
     assert_eq!(kind(fs.lock_dir(Path::new("data"))), io::ErrorKind::WouldBlock);
     assert_eq!(names(&fs), [LOCK_NAME]);
 }
+
+#[derive(Clone, Copy, PartialEq)]
+enum LeftOut {
+    Nothing,
+    FileSync,
+    DirectorySync,
+}
+
+/// Writes a segment as it must be written, but for what is left out.
+fn flush(fs: &MemoryFs, left_out: LeftOut) -> io::Result<()> {
+    let file = fs.create_new(&path("x.active"))?;
+    file.append(b"record\n")?;
+    if left_out != LeftOut::FileSync {
+        file.sync_data()?;
+    }
+    fs.rename_new(&path("x.active"), &path("x.flushed"))?;
+    if left_out != LeftOut::DirectorySync {
+        fs.sync_dir(Path::new("data"))?;
+    }
+    Ok(())
+}
+
+/// Whether some crash at some operation loses what was promised, or shows what was never whole under the final name.
+fn some_crash_breaks(left_out: LeftOut) -> bool {
+    let broken = |at: u64, seed: u64| {
+        let fs = fresh();
+        fs.crash_at(fs.operations() + at);
+        let promised = flush(&fs, left_out).is_ok();
+        fs.crash(&mut Dice::new(seed));
+        fs.recover();
+        match names(&fs).contains(&"x.flushed".to_string()) {
+            true => content(&fs, "x.flushed") != b"record\n",
+            false => promised,
+        }
+    };
+    (0..6).any(|at| (0..100).any(|seed| broken(at, seed)))
+}
+
+#[test]
+fn leaving_out_either_sync_of_a_flush_is_found_and_the_whole_sequence_stands() {
+    assert!(some_crash_breaks(LeftOut::FileSync));
+    assert!(some_crash_breaks(LeftOut::DirectorySync));
+    assert!(!some_crash_breaks(LeftOut::Nothing));
+}
