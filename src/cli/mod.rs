@@ -1,5 +1,9 @@
 //! The commands: flags in, rooms wired together, exit status out.
 
+pub mod client;
+pub mod query;
+pub mod stream;
+
 use std::ffi::OsString;
 use std::process::ExitCode;
 

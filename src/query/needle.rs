@@ -79,7 +79,7 @@ enum How {
     All,
     /// No text matches.
     None,
-    Literal(memmem::Finder<'static>),
+    Literal(Box<memmem::Finder<'static>>),
     Regex(Pattern),
 }
 
@@ -106,7 +106,7 @@ impl Matcher {
         } else if ignore_case {
             caseless_how(q)?
         } else {
-            How::Literal(memmem::Finder::new(q).into_owned())
+            How::Literal(Box::new(memmem::Finder::new(q).into_owned()))
         };
         Ok(Matcher { how, invert })
     }

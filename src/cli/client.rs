@@ -1,0 +1,330 @@
+//! What the client commands share: calling a store, and reading stored records off an answer while it comes.
+//!
+//! Memory: one read's worth of bytes, or one record where that is longer, up to [`LONGEST_RECORD`].
+
+use crate::query::params::percent_decode;
+use crate::record::stored::{self, PREFIX_LEN};
+use std::fmt;
+use std::io::{self, Read};
+use std::time::Duration;
+use ureq::http::Response;
+use ureq::{Agent, Body};
+
+/// Where a store listens when no port is given.
+const DEFAULT_PORT: u16 = 7650;
+
+/// How much is read at once, in bytes.
+const READ: usize = 64 << 10;
+
+/// A stored record longer than this is no record of ours, in bytes.
+pub const LONGEST_RECORD: usize = 65 << 20;
+
+/// The most of a refusal's body that is repeated, in bytes.
+const LONGEST_SENTENCE: u64 = 4 << 10;
+
+/// How long a connection may take to stand.
+const CONNECT: Duration = Duration::from_secs(2);
+
+/// How long a store may take to begin its answer: it asks all others first.
+const ANSWER: Duration = Duration::from_secs(60);
+
+/// How long an answer may pause. A store that is gone without a word is noticed by this alone.
+pub const PAUSE: Duration = Duration::from_secs(300);
+
+/// An agent for one command. Proxies are taken from the environment, as by other programs that people run.
+pub fn agent() -> Agent {
+    Agent::config_builder()
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .max_idle_connections(0)
+        .timeout_resolve(Some(CONNECT))
+        .timeout_connect(Some(CONNECT))
+        .timeout_recv_response(Some(ANSWER))
+        .timeout_per_read(Some(PAUSE))
+        .build()
+        .into()
+}
+
+/// The stores in a list of addresses, each of which may be several with commas between: `host`, `host:port`, or either
+/// after `tcp://` or `http://`.
+pub fn stores(given: &[String]) -> Vec<String> {
+    given.iter().flat_map(|list| list.split(',')).map(str::trim).filter(|one| !one.is_empty()).map(authority).collect()
+}
+
+fn authority(address: &str) -> String {
+    let bare = ["tcp://", "http://"].iter().find_map(|scheme| address.strip_prefix(scheme)).unwrap_or(address);
+    let bare = bare.trim_end_matches('/');
+    let has_port = bare.rsplit_once(':').is_some_and(|(host, _)| !host.contains(':') || host.ends_with(']'));
+    match (has_port, bare.contains(':') && !bare.starts_with('[')) {
+        (true, _) => bare.to_string(),
+        (false, true) => format!("[{bare}]:{DEFAULT_PORT}"),
+        (false, false) => format!("{bare}:{DEFAULT_PORT}"),
+    }
+}
+
+/// How an answer is asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Method {
+    /// With a body.
+    Get,
+    /// Headers alone.
+    Head,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub enum CallError {
+    /// No store could be reached, or those reached were not ready. What each of them said.
+    Unreachable {
+        /// Store and reason.
+        tried: Vec<(String, String)>,
+    },
+    /// A store refused: trying again would be the same.
+    Refused {
+        /// Which store.
+        store: String,
+        /// The status of its answer.
+        status: u16,
+        /// What it said.
+        sentence: String,
+    },
+}
+
+impl fmt::Display for CallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CallError::Unreachable { tried } if tried.is_empty() => f.write_str("no store is given"),
+            CallError::Unreachable { tried } => {
+                f.write_str("no store answers")?;
+                for (n, (store, why)) in tried.iter().enumerate() {
+                    write!(f, "{} {store}: {why}", if n == 0 { ":" } else { ";" })?;
+                }
+                Ok(())
+            }
+            CallError::Refused { store, status, sentence } if sentence.is_empty() => {
+                write!(f, "{store} answers with status {status}")
+            }
+            CallError::Refused { store, status, sentence } => write!(f, "{store} answers {status}: {sentence}"),
+        }
+    }
+}
+
+impl std::error::Error for CallError {}
+
+/// An answer that carries what was asked for, whole (200) or in part (206).
+pub struct Answer {
+    /// Which store gave it.
+    pub store: String,
+    /// 200 or 206.
+    pub status: u16,
+    response: Response<Body>,
+}
+
+impl Answer {
+    /// A header, if it is there and plain text.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.response.headers().get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// The headers of ours, percent-encoding taken off, control characters made visible.
+    pub fn our_headers(&self) -> Vec<(String, String)> {
+        let ours = self.response.headers().iter().filter_map(|(name, value)| {
+            let name = name.as_str().strip_prefix("x-oklog-")?;
+            let value = percent_decode(value.to_str().ok()?);
+            let value = String::from_utf8_lossy(&value).chars().flat_map(show_control).collect();
+            Some((name.to_string(), value))
+        });
+        ours.collect()
+    }
+
+    /// The stored records of the body.
+    pub fn records(self) -> RecordReader<impl Read> {
+        RecordReader::new(self.response.into_body().into_reader())
+    }
+}
+
+fn show_control(c: char) -> Vec<char> {
+    if c.is_control() { c.escape_default().collect() } else { vec![c] }
+}
+
+/// Asks one store after the other until one answers. A 503 counts as not answering.
+pub fn call(agent: &Agent, method: Method, stores: &[String], target: &str) -> Result<Answer, CallError> {
+    let mut tried = Vec::new();
+    for store in stores {
+        let url = format!("http://{store}{target}");
+        let result = match method {
+            Method::Get => agent.get(&url).call(),
+            Method::Head => agent.head(&url).call(),
+        };
+        let response = match result {
+            Ok(response) => response,
+            Err(error) => {
+                tried.push((store.clone(), error.to_string()));
+                continue;
+            }
+        };
+        match response.status().as_u16() {
+            status @ (200 | 206) => return Ok(Answer { store: store.clone(), status, response }),
+            503 => tried.push((store.clone(), format!("status 503, {}", sentence(response)))),
+            status => {
+                // The answer to HEAD has no body that could say why; the same request with GET is refused likewise.
+                let response = match method {
+                    Method::Head => agent.get(&url).call().unwrap_or(response),
+                    Method::Get => response,
+                };
+                return Err(CallError::Refused { store: store.clone(), status, sentence: sentence(response) });
+            }
+        }
+    }
+    Err(CallError::Unreachable { tried })
+}
+
+fn sentence(response: Response<Body>) -> String {
+    let mut body = Vec::new();
+    // A refusal whose sentence does not come through is still a refusal: what came of it is shown.
+    let _ = response.into_body().into_reader().take(LONGEST_SENTENCE).read_to_end(&mut body);
+    let text = String::from_utf8_lossy(&body);
+    text.lines().next().unwrap_or_default().trim().chars().flat_map(show_control).collect()
+}
+
+/// Cuts a body into runs of whole stored records.
+pub struct RecordReader<R> {
+    inner: R,
+    buffer: Vec<u8>,
+    /// What was given out and can go.
+    given: usize,
+    filled: usize,
+}
+
+impl<R: Read> RecordReader<R> {
+    /// Reads from `inner`.
+    pub fn new(inner: R) -> RecordReader<R> {
+        RecordReader { inner, buffer: vec![0; READ], given: 0, filled: 0 }
+    }
+
+    /// The next whole records, as soon as there are any; None at the end. An end within a record, a record without an
+    /// id, one beyond [`LONGEST_RECORD`] and a body that breaks are errors; all records before were given then.
+    pub fn next_run(&mut self) -> io::Result<Option<&[u8]>> {
+        self.buffer.copy_within(self.given..self.filled, 0);
+        self.filled -= self.given;
+        self.given = 0;
+        loop {
+            if self.filled == self.buffer.len() {
+                if self.filled > LONGEST_RECORD {
+                    return Err(invalid("the answer holds a record longer than 64 MiB"));
+                }
+                self.buffer.resize(self.buffer.len() * 2, 0);
+            }
+            let room = self.buffer.get_mut(self.filled..).unwrap_or_default();
+            let count = match self.inner.read(room) {
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            if count == 0 && self.filled == 0 {
+                return Ok(None);
+            }
+            if count == 0 {
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the answer ends within a record"));
+            }
+            // Only what is new can hold the LF that was waited for.
+            let new = self.buffer.get(self.filled..self.filled + count).unwrap_or_default();
+            let whole = stored::whole_len(new);
+            self.filled += count;
+            if whole > 0 {
+                self.given = self.filled - count + whole;
+                break;
+            }
+        }
+        let run = self.buffer.get(..self.given).unwrap_or_default();
+        if stored::records(run).any(|record| record.whole.len() <= PREFIX_LEN || record.id().is_none()) {
+            return Err(invalid("the answer holds a line that is no record"));
+        }
+        Ok(Some(run))
+    }
+}
+
+fn invalid(what: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+/// How a record is printed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Shape {
+    /// With its id in front.
+    pub ulid: bool,
+    /// With its time in front, before the id if there is one.
+    pub time: bool,
+}
+
+impl Shape {
+    /// Appends one record as it is printed, with an LF.
+    pub fn print(self, out: &mut Vec<u8>, record: stored::Stored<'_>) {
+        if let Some(id) = record.id().filter(|_| self.time) {
+            out.extend_from_slice(id.millis().to_string().as_bytes());
+            out.push(b' ');
+        }
+        let from = if self.ulid { 0 } else { PREFIX_LEN };
+        out.extend_from_slice(record.whole.get(from..).unwrap_or_default());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::id::Id;
+    use crate::world::entropy::Dice;
+
+    #[test]
+    fn addresses_come_with_or_without_scheme_and_port_and_in_lists() {
+        let given =
+            ["a,b:1 , tcp://c:2".to_string(), "http://d/".into(), "[::1]:3".into(), "::1".into(), "[::1]".into()];
+        let expected = ["a:7650", "b:1", "c:2", "d:7650", "[::1]:3", "[::1]:7650", "[::1]:7650"];
+        assert_eq!(stores(&given), expected);
+    }
+
+    /// Gives a few bytes at a time, then ends or breaks.
+    struct Drip<'a>(&'a [u8], Dice, Option<io::ErrorKind>);
+
+    impl Read for Drip<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let count = (1 + self.1.below(99) as usize).min(buffer.len()).min(self.0.len());
+            if let (0, Some(kind)) = (count, self.2) {
+                return Err(kind.into());
+            }
+            buffer[..count].copy_from_slice(&self.0[..count]);
+            self.0 = &self.0[count..];
+            Ok(count)
+        }
+    }
+
+    fn read_all(body: &[u8], seed: u64, end: Option<io::ErrorKind>) -> (Vec<u8>, Option<io::ErrorKind>) {
+        let mut reader = RecordReader::new(Drip(body, Dice::new(seed), end));
+        let mut all = Vec::new();
+        loop {
+            match reader.next_run() {
+                Ok(Some(run)) => all.extend_from_slice(run),
+                Ok(None) => return (all, None),
+                Err(error) => return (all, Some(error.kind())),
+            }
+        }
+    }
+
+    #[test]
+    fn records_come_whole_however_they_arrive_and_a_broken_end_is_told() {
+        let mut body = Vec::new();
+        for n in 0..200u128 {
+            stored::write(&mut body, Id(n), &vec![b'x'; (n as usize * 37) % 300]);
+        }
+        stored::write(&mut body, Id(200), &vec![b'y'; 200_000]);
+        for seed in 0..10 {
+            assert_eq!(read_all(&body, seed, None), (body.clone(), None), "replay with seed {seed}");
+            let torn = [&body[..], b"0000"].concat();
+            assert_eq!(read_all(&torn, seed, None), (body.clone(), Some(io::ErrorKind::UnexpectedEof)));
+            let broken = io::ErrorKind::ConnectionReset;
+            assert_eq!(read_all(&torn, seed, Some(broken)), (body.clone(), Some(broken)));
+        }
+        assert_eq!(read_all(b"no record\n", 0, None), (vec![], Some(io::ErrorKind::InvalidData)));
+    }
+}

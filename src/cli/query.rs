@@ -1,0 +1,184 @@
+//! `oklog query`: asks a store and prints the records that it gives, while they come.
+//!
+//! Exit status as grep's: 0 found, 1 nothing found, 2 error, and 3 when the answer may lack something; what came is printed
+//! then all the same. A reader that has seen enough (`| head`) ends the command quietly.
+//!
+//! Memory: bounded by one record (see the `client` module), save with `newest`, where the records asked for are held to
+//! be printed in the order in which they came in: as much as N records take.
+
+use super::client::{self, Answer, Method, Shape};
+use crate::query::params::QueryString;
+use crate::record::stored::records;
+use std::io::{self, Write};
+
+/// Records were found, or statistics printed.
+pub const FOUND: u8 = 0;
+/// The answer is whole and empty.
+pub const NOT_FOUND: u8 = 1;
+/// There is no answer.
+pub const FAILED: u8 = 2;
+/// The answer may lack something.
+pub const INCOMPLETE: u8 = 3;
+
+/// What is asked for, and how it is printed.
+#[derive(Clone, Debug, Default)]
+pub struct QueryOptions {
+    /// Stores, `host:port`; tried in this order until one answers.
+    pub stores: Vec<String>,
+    /// Where the range begins, as the store reads it; empty for one hour ago.
+    pub from: String,
+    /// Where the range ends, as the store reads it; empty for now.
+    pub to: String,
+    /// The needle.
+    pub q: Vec<u8>,
+    /// Whether it is a regular expression.
+    pub regex: bool,
+    /// Whether records that do not match are wanted.
+    pub invert: bool,
+    /// Whether case is ignored.
+    pub ignore_case: bool,
+    /// Only the newest so many.
+    pub newest: Option<u64>,
+    /// Statistics in place of records.
+    pub stats: bool,
+    /// Fetch records but do not print them.
+    pub nocopy: bool,
+    /// How records are printed.
+    pub shape: Shape,
+    /// Tell on `err` what is asked and answered.
+    pub verbose: bool,
+}
+
+/// Why printing ended early.
+enum Broken {
+    /// The answer broke off.
+    Answer(io::Error),
+    /// `out` takes no more.
+    Out(io::Error),
+}
+
+/// Asks, prints to `out`, complains to `err` in whole lines, and gives the exit status.
+pub fn run(options: &QueryOptions, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
+    let stores = client::stores(&options.stores);
+    let target = format!("/store/query?{}", query_string(options));
+    if options.verbose {
+        say(err, &format!("asking {} for {target}", stores.join(", ")));
+    }
+    let method = if options.stats { Method::Head } else { Method::Get };
+    let answer = match client::call(&client::agent(), method, &stores, &target) {
+        Ok(answer) => answer,
+        Err(error) => {
+            say(err, &format!("oklog query: {error}"));
+            return FAILED;
+        }
+    };
+    if options.verbose {
+        say(err, &format!("{} answers {}", answer.store, answer.status));
+        answer.our_headers().iter().for_each(|(name, value)| say(err, &format!("{name}: {value}")));
+    }
+    let missing = missing(&answer);
+    let printed = if options.stats { print_headers(&answer, out).map(|()| 1) } else { print(options, answer, out) };
+    let printed = printed.and_then(|count| out.flush().map(|()| count).map_err(Broken::Out));
+    if let (true, Ok(count)) = (options.verbose && !options.stats, &printed) {
+        say(err, &format!("{count} records"));
+    }
+    match (printed, missing) {
+        (Err(Broken::Out(error)), _) if error.kind() == io::ErrorKind::BrokenPipe => FOUND,
+        (Err(Broken::Out(error)), _) => {
+            say(err, &format!("oklog query: printing records: {error}"));
+            FAILED
+        }
+        (Err(Broken::Answer(error)), missing) => {
+            let also = missing.map(|missing| format!("; {missing}")).unwrap_or_default();
+            say(err, &format!("oklog query: the answer broke off, more may exist: {error}{also}"));
+            INCOMPLETE
+        }
+        (Ok(_), Some(missing)) => {
+            say(err, &format!("oklog query: the answer may be incomplete: {missing}"));
+            INCOMPLETE
+        }
+        (Ok(0), None) => NOT_FOUND,
+        (Ok(_), None) => FOUND,
+    }
+}
+
+/// Complaints go where they can: without a standard error there is nobody to tell.
+pub(super) fn say(err: &mut dyn Write, line: &str) {
+    let _ = writeln!(err, "{line}");
+}
+
+fn query_string(options: &QueryOptions) -> String {
+    let mut query = QueryString::default();
+    query.add("from", options.from.as_bytes());
+    query.add("to", options.to.as_bytes());
+    query.add("q", &options.q);
+    let flags = [("regex", options.regex), ("invert", options.invert), ("ignore_case", options.ignore_case)];
+    for (name, _) in flags.iter().filter(|(_, is_set)| *is_set) {
+        query.add(name, b"true");
+    }
+    if let Some(newest) = options.newest {
+        query.add("order", b"desc");
+        query.add("limit", newest.to_string().as_bytes());
+    }
+    query.into_string()
+}
+
+/// Half a sentence on what an answer may lack; None if it is known to be whole.
+fn missing(answer: &Answer) -> Option<String> {
+    if answer.status == 200 && answer.header("X-Oklog-Complete") == Some("true") {
+        return None;
+    }
+    let silent = answer.header("X-Oklog-Silent-Nodes").filter(|nodes| !nodes.is_empty());
+    Some(match silent {
+        Some(nodes) => format!("silent: {nodes}"),
+        None => format!("{} does not say that it is whole", answer.store),
+    })
+}
+
+fn print_headers(answer: &Answer, out: &mut dyn Write) -> Result<(), Broken> {
+    let headers = answer.our_headers();
+    let width = headers.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
+    headers.iter().try_for_each(|(name, value)| writeln!(out, "{name:<width$}  {value}")).map_err(Broken::Out)
+}
+
+/// Prints the records of an answer and counts them.
+fn print(options: &QueryOptions, answer: Answer, out: &mut dyn Write) -> Result<u64, Broken> {
+    let mut reader = answer.records();
+    let (mut count, mut shown, mut held) = (0, Vec::new(), Vec::new());
+    let ended = loop {
+        let run = match reader.next_run() {
+            Ok(Some(run)) => run,
+            Ok(None) => break Ok(()),
+            Err(error) => break Err(Broken::Answer(error)),
+        };
+        count += records(run).count() as u64;
+        if options.nocopy {
+            continue;
+        }
+        if options.newest.is_some() {
+            held.extend_from_slice(run);
+            continue;
+        }
+        shown.clear();
+        records(run).for_each(|record| options.shape.print(&mut shown, record));
+        out.write_all(&shown).map_err(Broken::Out)?;
+    };
+    print_reversed(options.shape, &held, out).map_err(Broken::Out)?;
+    ended.map(|()| count)
+}
+
+/// Prints records that came newest first, oldest first.
+fn print_reversed(shape: Shape, held: &[u8], out: &mut dyn Write) -> io::Result<()> {
+    let newest_first: Vec<_> = records(held).collect();
+    let mut shown = Vec::new();
+    for record in newest_first.into_iter().rev() {
+        shown.clear();
+        shape.print(&mut shown, record);
+        out.write_all(&shown)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "query_tests.rs"]
+mod tests;
