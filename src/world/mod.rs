@@ -5,5 +5,6 @@ pub mod clock;
 pub mod crew;
 pub mod entropy;
 pub mod fs;
+pub mod private;
 pub mod signal;
 pub mod socket;

@@ -72,6 +72,73 @@ fn wait_for(descriptor: impl AsFd, events: PollFlags, span: Option<Duration>) ->
     Ok(Readiness { readable: found.intersects(PollFlags::IN | gone), hung_up: found.intersects(gone) })
 }
 
+/// What to wait for on a descriptor. That it is broken is always told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Interest {
+    /// Bytes to read, or the end.
+    pub read: bool,
+    /// Room to write.
+    pub write: bool,
+    /// The peer's closing of its sending side, whether or not there is something to read before it.
+    pub hang_up: bool,
+}
+
+/// What has come of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Outcome {
+    /// A read does not block.
+    pub read: bool,
+    /// A write does not block.
+    pub write: bool,
+    /// The peer has closed its sending side.
+    pub hung_up: bool,
+    /// Nothing can be sent or received any more.
+    pub broken: bool,
+}
+
+/// Waits for any of two descriptors, at most for `span`; `None` waits for ever. A second one that nothing is wanted of is
+/// left out, even if it is broken: whoever has no use for it now would only be woken for it again and again.
+pub fn wait_two(
+    first: (impl AsFd, Interest),
+    second: (impl AsFd, Interest),
+    span: Option<Duration>,
+) -> io::Result<(Outcome, Outcome)> {
+    let flags = |wanted: Interest| {
+        let of = |wanted, flag| if wanted { flag } else { PollFlags::empty() };
+        of(wanted.read, PollFlags::IN) | of(wanted.write, PollFlags::OUT) | of(wanted.hang_up, PollFlags::RDHUP)
+    };
+    let mut fds = [PollFd::new(&first.0, flags(first.1)), PollFd::new(&second.0, flags(second.1))];
+    let watched = if second.1 == Interest::default() { 1 } else { 2 };
+    let timeout = match span {
+        Some(span) => Some(Timespec::try_from(span).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?),
+        None => None,
+    };
+    match poll(&mut fds[..watched], timeout.as_ref()) {
+        // As above: an interrupted wait is a wait that ended early.
+        Err(rustix::io::Errno::INTR) => return Ok(Default::default()),
+        other => other?,
+    };
+    let outcome = |fd: &PollFd<'_>| {
+        let found = fd.revents();
+        let broken = found.intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL);
+        Outcome {
+            read: found.intersects(PollFlags::IN) || broken,
+            write: found.intersects(PollFlags::OUT) || broken,
+            hung_up: found.intersects(PollFlags::RDHUP) || broken,
+            broken,
+        }
+    };
+    let second = if watched == 2 { outcome(&fds[1]) } else { Outcome::default() };
+    Ok((outcome(&fds[0]), second))
+}
+
+/// Whether an error says that the process or the machine has run out of descriptors or memory, which passes.
+pub fn is_shortage(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let shortages = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS];
+    Errno::from_io_error(error).is_some_and(|errno| shortages.contains(&errno))
+}
+
 /// Raises the soft limit on open files to the hard one, and gives the limit that now holds.
 pub fn raise_file_limit() -> u64 {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};

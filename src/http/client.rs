@@ -1,0 +1,203 @@
+//! HTTP as a client: from node to node, and from the client commands.
+//!
+//! Every status is looked at here; a body that ends too early is an error of its reader
+//! ([`io::ErrorKind::UnexpectedEof`]), never a shorter body. Nothing is retried here: only the caller knows what may be.
+
+use std::fmt;
+use std::io::{self, Read};
+use std::time::Duration;
+use ureq::http::Response;
+use ureq::{Agent, Body, SendBody};
+
+/// The most of an answer's sentence that is kept for an error.
+const MAX_SENTENCE: u64 = 4 << 10;
+
+/// What ureq keeps per connection, each way. Its own default is 128 KiB, which adds up with many peers.
+const BUFFER: usize = 16 << 10;
+
+/// How long to wait for a peer.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// Until the connection stands.
+    pub connect: Duration,
+    /// Until the response begins, after the request was sent.
+    pub response: Duration,
+    /// Until the next bytes of a body; `None` for streams that may be silent.
+    pub read: Option<Duration>,
+    /// Whether `http_proxy` and its like are heeded: by client commands, which people run; never from node to node.
+    pub proxy: bool,
+}
+
+impl Patience {
+    /// For calls from node to node.
+    pub const NODE: Patience = Patience {
+        connect: Duration::from_secs(2),
+        response: Duration::from_secs(30),
+        read: Some(Duration::from_secs(30)),
+        proxy: false,
+    };
+
+    /// For live streams from node to node, in which nothing may happen for long.
+    pub const STREAM: Patience = Patience { read: None, ..Patience::NODE };
+}
+
+/// An agent with our settings. Use one per query or class of work: `Agent::shutdown` ends all calls of it at once.
+pub fn agent(patience: Patience) -> Agent {
+    let config = Agent::config_builder()
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .user_agent(concat!("oklog/", env!("CARGO_PKG_VERSION")))
+        .timeout_resolve(Some(patience.connect))
+        .timeout_connect(Some(patience.connect))
+        .timeout_recv_response(Some(patience.response))
+        .timeout_per_read(patience.read)
+        .timeout_per_write(patience.read)
+        .input_buffer_size(BUFFER)
+        .output_buffer_size(BUFFER);
+    // The gate serves one request per connection: there is nothing to pool.
+    let config = config.max_idle_connections(0);
+    let config = if patience.proxy { config } else { config.proxy(None) };
+    Agent::new_with_config(config.build())
+}
+
+/// Why a call brought nothing.
+#[derive(Debug)]
+pub enum ClientError {
+    /// No answer came. Whether the request was acted on is not known.
+    NoAnswer {
+        /// What was asked.
+        url: String,
+        /// Why.
+        source: ureq::Error,
+    },
+    /// The answer is not one of success.
+    Refused {
+        /// What was asked.
+        url: String,
+        /// The status.
+        status: u16,
+        /// The answer's first bytes, which hold one sentence if the peer is one of ours.
+        sentence: String,
+    },
+    /// The answer broke off or could not be read.
+    Broken {
+        /// What was asked.
+        url: String,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl ClientError {
+    /// The status of a refusal.
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            ClientError::Refused { status, .. } => Some(*status),
+            ClientError::NoAnswer { .. } | ClientError::Broken { .. } => None,
+        }
+    }
+}
+
+impl fmt::Display for ClientError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ClientError::NoAnswer { url, source } => write!(f, "no answer from {url}: {source}"),
+            ClientError::Refused { url, status, sentence } => write!(f, "{url} answered {status}: {sentence}"),
+            ClientError::Broken { url, source } => write!(f, "the answer of {url} broke off: {source}"),
+        }
+    }
+}
+
+impl std::error::Error for ClientError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            ClientError::NoAnswer { source, .. } => Some(source),
+            ClientError::Broken { source, .. } => Some(source),
+            ClientError::Refused { .. } => None,
+        }
+    }
+}
+
+/// An answer of success: a status from 200 to 299.
+#[derive(Debug)]
+pub struct Answer {
+    url: String,
+    response: Response<Body>,
+}
+
+impl Answer {
+    /// The status.
+    pub fn status(&self) -> u16 {
+        self.response.status().as_u16()
+    }
+
+    /// The first header of this name, if it is ASCII.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.response.headers().get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// The body, as it comes, without limit.
+    pub fn into_reader(self) -> impl Read + Send + 'static {
+        self.response.into_body().into_reader()
+    }
+
+    /// The whole body, if it is at most `limit` bytes long.
+    pub fn bytes(self, limit: u64) -> Result<Vec<u8>, ClientError> {
+        let url = self.url.clone();
+        let broken = |source| ClientError::Broken { url, source };
+        let mut body = Vec::new();
+        match self.into_reader().take(limit.saturating_add(1)).read_to_end(&mut body) {
+            Err(source) => Err(broken(source)),
+            Ok(_) if body.len() as u64 > limit => {
+                Err(broken(io::Error::other(format!("it is longer than {limit} bytes"))))
+            }
+            Ok(_) => Ok(body),
+        }
+    }
+
+    /// The whole body as text, if it is at most `limit` bytes long. What is not UTF-8 is replaced.
+    pub fn text(self, limit: u64) -> Result<String, ClientError> {
+        self.bytes(limit).map(|body| String::from_utf8_lossy(&body).into_owned())
+    }
+}
+
+/// Asks.
+pub fn get(agent: &Agent, url: &str) -> Result<Answer, ClientError> {
+    judge(url, agent.get(url).call())
+}
+
+/// Asks for the headers alone.
+pub fn head(agent: &Agent, url: &str) -> Result<Answer, ClientError> {
+    judge(url, agent.head(url).call())
+}
+
+/// Sends nothing but the request.
+pub fn post_empty(agent: &Agent, url: &str) -> Result<Answer, ClientError> {
+    judge(url, agent.post(url).send_empty())
+}
+
+/// Sends a body of unknown length, in chunks. If the reader fails, so does the call, and the peer sees a broken body.
+pub fn post_reader(agent: &Agent, url: &str, mut body: impl Read) -> Result<Answer, ClientError> {
+    judge(url, agent.post(url).send(SendBody::from_reader(&mut body)))
+}
+
+/// Sends a body of known length. A reader that holds another length makes the call fail.
+pub fn post_sized(agent: &Agent, url: &str, mut body: impl Read, length: u64) -> Result<Answer, ClientError> {
+    let request = agent.post(url).header("Content-Length", length.to_string());
+    judge(url, request.send(SendBody::from_reader(&mut body)))
+}
+
+fn judge(url: &str, outcome: Result<Response<Body>, ureq::Error>) -> Result<Answer, ClientError> {
+    let response = outcome.map_err(|source| ClientError::NoAnswer { url: url.to_string(), source })?;
+    let answer = Answer { url: url.to_string(), response };
+    if answer.response.status().is_success() {
+        return Ok(answer);
+    }
+    let status = answer.status();
+    let mut sentence = Vec::new();
+    // Whatever of the sentence has come: the status is what counts.
+    let _ = answer.into_reader().take(MAX_SENTENCE).read_to_end(&mut sentence);
+    let sentence = String::from_utf8_lossy(&sentence).trim().to_string();
+    Err(ClientError::Refused { url: url.to_string(), status, sentence })
+}
