@@ -5,7 +5,8 @@
 
 use crate::record::id::Id;
 use crate::segment::wire;
-use crate::store::replicate::Receipt;
+use crate::store::log::StoreLog;
+use crate::store::replicate::{Receipt, ReplicateError};
 use crate::unit::Bytes;
 use std::fmt;
 use std::io::{self, Read};
@@ -284,5 +285,26 @@ impl StoreLink for HttpPeer {
             (200, None) => Err(self.garbled(doing)),
             _ => Err(self.refusal(doing, status, said)),
         }
+    }
+}
+
+/// The store of the same process: no wire between.
+impl StoreLink for StoreLog {
+    fn name(&self) -> &str {
+        "this node"
+    }
+
+    fn replicate(&self, body: &mut dyn Read) -> Result<Receipt, LinkError> {
+        let (doing, peer) = ("replicating to", "this node".to_string());
+        // A body of this process that ends without an error is whole.
+        StoreLog::replicate(self, body, &|| true).map_err(|e| match e {
+            ReplicateError::Full(_) => LinkError::Full { peer },
+            ReplicateError::Body(source) | ReplicateError::Io { source, .. } => {
+                LinkError::Broken { doing, peer, source }
+            }
+            ReplicateError::Empty | ReplicateError::NotStored(_) => {
+                LinkError::Refused { doing, peer, said: e.to_string() }
+            }
+        })
     }
 }

@@ -1,3 +1,9 @@
 //! The carrier: takes segments from the ingest tier, makes R copies, and only then lets the ingest tier forget.
 
+pub mod copy;
 pub mod links;
+pub mod machine;
+pub mod thread;
+
+#[cfg(test)]
+mod end_to_end;

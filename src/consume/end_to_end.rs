@@ -1,0 +1,228 @@
+//! A consumer at work: a fake ingester, real stores in memory.
+
+use super::links::{Fixed, IngestLink, LinkError, Offer, Reading, StoreLink};
+use super::machine::Settings;
+use super::thread::{Carrier, run};
+use crate::ops::metrics::{self, Metrics};
+use crate::record::id::Id;
+use crate::record::stored;
+use crate::segment::reader::FileRange;
+use crate::store::log::StoreLog;
+use crate::store::replicate::Receipt;
+use crate::unit::Bytes;
+use crate::world::clock::SystemClock;
+use crate::world::crew::{Stop, both, lock};
+use crate::world::fs::memory::MemoryFs;
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// An ingester that raises the flag when it has nothing left, neither waiting nor pending.
+struct Fake {
+    state: Mutex<State>,
+    done: Stop,
+}
+
+#[derive(Default)]
+struct State {
+    flushed: BTreeMap<Id, Vec<u8>>,
+    pending: BTreeMap<Id, Vec<u8>>,
+    committed: usize,
+    aside: Vec<Id>,
+    /// Reads of these give a byte that is not what it was.
+    rotten: Vec<Id>,
+}
+
+impl Fake {
+    fn with(segments: impl IntoIterator<Item = Vec<u8>>) -> Fake {
+        let named = segments.into_iter().map(|content| (stored::id_at(&content).expect("a record"), content));
+        let state = State { flushed: named.collect(), ..State::default() };
+        Fake { state: Mutex::new(state), done: Stop::default() }
+    }
+
+    fn leave(&self, id: Id, then: impl FnOnce(&mut State, Vec<u8>)) -> Result<(), LinkError> {
+        let mut state = lock(&self.state);
+        if let Some(content) = state.pending.remove(&id) {
+            then(&mut state, content);
+        }
+        if state.pending.is_empty() && state.flushed.is_empty() {
+            self.done.raise();
+        }
+        Ok(())
+    }
+}
+
+impl IngestLink for Fake {
+    fn name(&self) -> &str {
+        "fake"
+    }
+
+    fn next(&self) -> Result<Option<Offer>, LinkError> {
+        let mut state = lock(&self.state);
+        let Some((id, content)) = state.flushed.pop_first() else { return Ok(None) };
+        let len = Bytes(content.len() as u64);
+        state.pending.insert(id, content);
+        Ok(Some(Offer { id, len }))
+    }
+
+    fn read(&self, id: Id) -> Result<Reading, LinkError> {
+        let state = lock(&self.state);
+        let mut content = state.pending[&id].clone();
+        let (len, crc32) = (Bytes(content.len() as u64), crc32fast::hash(&content));
+        if state.rotten.contains(&id) {
+            content[40] ^= 1;
+        }
+        Ok(Reading { len, crc32, body: Box::new(std::io::Cursor::new(content)) })
+    }
+
+    fn commit(&self, id: Id) -> Result<(), LinkError> {
+        self.leave(id, |state, _| state.committed += 1)
+    }
+
+    fn failed(&self, id: Id) -> Result<(), LinkError> {
+        self.leave(id, |state, content| drop(state.flushed.insert(id, content)))
+    }
+
+    fn renew(&self, _id: Id) -> Result<(), LinkError> {
+        Ok(())
+    }
+
+    fn set_aside(&self, id: Id) -> Result<(), LinkError> {
+        self.leave(id, |state, _| state.aside.push(id))
+    }
+}
+
+fn segment(ids: impl IntoIterator<Item = u128>) -> Vec<u8> {
+    let mut content = Vec::new();
+    ids.into_iter().for_each(|id| stored::write(&mut content, Id(id), format!("record {id}").as_bytes()));
+    content
+}
+
+fn store() -> Arc<StoreLog> {
+    let fs = Arc::new(MemoryFs::new());
+    StoreLog::open(fs, "store", Arc::new(SystemClock::default()), Arc::default()).expect("opens")
+}
+
+fn content(store: &StoreLog) -> Vec<u8> {
+    let mut content = Vec::new();
+    for segment in store.snapshot(Id(0), Id::MAX) {
+        let file = segment.open().expect("there");
+        FileRange::new(file, Bytes(0), segment.digest().len).read_to_end(&mut content).expect("readable");
+    }
+    content
+}
+
+/// Runs a consumer until the fake has nothing left.
+fn consume(fake: &Arc<Fake>, stores: Vec<Arc<dyn StoreLink>>, replicas: usize) -> Arc<Metrics> {
+    let metrics = Arc::new(Metrics::default());
+    let settings = Settings {
+        replicas,
+        target_size: Bytes(1 << 20),
+        target_age: Duration::from_millis(20),
+        delay: Duration::from_millis(5),
+        renew_every: Duration::from_secs(20),
+    };
+    let carrier = Carrier {
+        settings,
+        buffer: Bytes(1 << 20),
+        members: Arc::new(Fixed { ingesters: vec![fake.clone()], stores }),
+        clock: Arc::new(SystemClock::default()),
+        metrics: metrics.clone(),
+    };
+    let stop = Stop::default();
+    let (_, done) = both(
+        || run(&carrier, &stop),
+        || {
+            let done = fake.done.wait(Duration::from_secs(60));
+            stop.raise();
+            done
+        },
+    );
+    assert!(done, "the consumer has not come to an end");
+    metrics
+}
+
+#[test]
+fn segments_that_overlap_become_one_and_are_committed() {
+    let fake = Arc::new(Fake::with([
+        segment((0..900).step_by(3)),
+        segment((1..900).step_by(3)),
+        segment((2..900).step_by(3)),
+    ]));
+    let store = store();
+    let metrics = consume(&fake, vec![store.clone()], 1);
+    assert_eq!(content(&store), segment(0..900));
+    assert_eq!(store.snapshot(Id(0), Id::MAX).len(), 1);
+    assert_eq!(lock(&fake.state).committed, 3);
+    assert_eq!(metrics.counter(metrics::CONSUMED, &[]).get(), 3);
+}
+
+#[test]
+fn two_stores_get_the_same_bytes() {
+    let fake = Arc::new(Fake::with((0..40).map(|n| segment((n * 50_000)..(n * 50_000 + 2_000)))));
+    let (one, two) = (store(), store());
+    let metrics = consume(&fake, vec![Named::of("a", &one), Named::of("b", &two)], 2);
+    assert_eq!(content(&one).len(), (0..40).map(|n| segment((n * 50_000)..(n * 50_000 + 2_000)).len()).sum::<usize>());
+    assert!(content(&one) == content(&two));
+    assert_eq!(lock(&fake.state).committed, 40);
+    let sent = metrics.counter(metrics::REPLICATED, &["egress"]).get();
+    assert_eq!(sent, 2 * one.snapshot(Id(0), Id::MAX).len() as u64);
+}
+
+#[test]
+fn a_store_that_fails_is_passed_over_for_another() {
+    let fake = Arc::new(Fake::with([segment(0..5_000)]));
+    let (one, two) = (store(), store());
+    let stores: Vec<Arc<dyn StoreLink>> = vec![Arc::new(Broken), Named::of("b", &one), Named::of("c", &two)];
+    consume(&fake, stores, 2);
+    assert_eq!(content(&one), segment(0..5_000));
+    assert_eq!(content(&two), segment(0..5_000));
+}
+
+#[test]
+fn a_rotten_segment_is_set_aside_and_the_others_are_not_held_up() {
+    let fake = Arc::new(Fake::with([segment(0..100), segment(100..200), segment(200..300)]));
+    lock(&fake.state).rotten.push(Id(100));
+    let store = store();
+    consume(&fake, vec![store.clone()], 1);
+    let state = lock(&fake.state);
+    assert_eq!((state.committed, &state.aside[..]), (2, &[Id(100)][..]));
+    let mut expected = segment(0..100);
+    expected.extend(segment(200..300));
+    assert_eq!(content(&store), expected);
+}
+
+/// A store under a name of its own.
+struct Named(&'static str, Arc<StoreLog>);
+
+impl Named {
+    fn of(name: &'static str, store: &Arc<StoreLog>) -> Arc<dyn StoreLink> {
+        Arc::new(Named(name, store.clone()))
+    }
+}
+
+impl StoreLink for Named {
+    fn name(&self) -> &str {
+        self.0
+    }
+
+    fn replicate(&self, body: &mut dyn Read) -> Result<Receipt, LinkError> {
+        StoreLink::replicate(&*self.1, body)
+    }
+}
+
+/// A store that takes a little and then breaks.
+struct Broken;
+
+impl StoreLink for Broken {
+    fn name(&self) -> &str {
+        "a"
+    }
+
+    fn replicate(&self, body: &mut dyn Read) -> Result<Receipt, LinkError> {
+        let source = body.take(100).read_to_end(&mut Vec::new()).err();
+        let source = source.unwrap_or(std::io::ErrorKind::ConnectionReset.into());
+        Err(LinkError::Broken { doing: "replicating to", peer: "a".into(), source })
+    }
+}
