@@ -5,6 +5,7 @@
 //! count this thread in user and kernel mode. Without `--bench`, which `cargo bench` gives, one run on a small corpus shows
 //! that all of it works: that is what `cargo test --benches` does.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 use oklog::ingest::log::{IngestLog, Limits, Reason};
 use oklog::ingest::recover::Ground;
 use oklog::merge::k_way::{Merge, MergeError, Source};

@@ -83,7 +83,7 @@ fn one_letter_flags_and_empty_values_are_read() {
     let args = ["query", "-v", "-n", "5", "-q", "", "--q=a=b", "-time"].map(str::to_string);
     match Request::read(&args) {
         Ok(Request::Query(flags)) => {
-            assert!(flags.invert && flags.time && !flags.ulid);
+            assert!(flags.verbose && flags.time && !flags.ulid);
             assert_eq!((flags.limit, flags.q.as_str()), (Some(5), "a=b"));
         }
         other => panic!("{other:?}"),
