@@ -29,6 +29,11 @@ pub struct Known {
 }
 
 impl Known {
+    /// The first id, the last id, and the length.
+    pub fn ends(&self) -> (Id, Id, Bytes) {
+        (self.first, self.last, self.len)
+    }
+
     /// All of it, if all of it is known.
     pub fn whole(&self) -> Option<Digest> {
         let (records, crc32) = (self.records?, self.crc32?);

@@ -4,12 +4,13 @@
 //! their last reader. Segments come in through [`StoreLog::replicate`] and through compaction; queries take snapshots.
 
 use super::catalogue::Catalogue;
-use super::recover::{STORE_EXTENSION, recover};
+use super::recover::{STORE_EXTENSION, copy_out, recover};
 use super::replicate::StoreId;
 use super::writer::{self, Sealed, Writer};
 use crate::ops::metrics::{self, Counter, Histogram, Metrics};
 use crate::record::id::Id;
-use crate::segment::handle::Graveyard;
+use crate::segment::handle::{Graveyard, Known};
+use crate::segment::recover::examine;
 use crate::segment::{Segment, State};
 use crate::world::clock::Clock;
 use crate::world::entropy::random_u128;
@@ -179,6 +180,37 @@ impl StoreLog {
                 Err(e)
             }
         }
+    }
+
+    /// Takes a segment out because its content is bad: what is whole at its front stays as a segment of its own, the file
+    /// becomes `.corrupt`. On an error the segment is as it was.
+    pub fn set_aside(&self, segment: &Arc<Segment>) -> io::Result<()> {
+        let examined = examine(&segment.open()?)?;
+        if examined.fault.is_none()
+            && examined.digest.is_some_and(|digest| Known::from(digest).ends() == segment.digest().ends())
+        {
+            return Err(io::Error::other("nothing is wrong with its content"));
+        }
+        let sound = match &examined.digest {
+            Some(digest) => vec![copy_out(&self.fs, &self.dir, &segment.open()?, digest)?],
+            None => Vec::new(),
+        };
+        self.fs.sync_dir(&self.dir)?;
+        self.catalogue.replace(std::slice::from_ref(segment), sound);
+        let from = segment.path();
+        let name = from.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        // A segment is set aside under the handle that readers may have, so each of them finds it.
+        let mut renamed = segment.rename(&format!("{name}.corrupt"));
+        for n in 1..100 {
+            if !renamed.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::AlreadyExists) {
+                break;
+            }
+            renamed = segment.rename(&format!("{name}.{n}.corrupt"));
+        }
+        renamed?;
+        self.corrupt.inc();
+        log::error!("{} is set aside as {}", from.display(), segment.path().display());
+        Ok(())
     }
 
     /// Removes a segment that was never published.

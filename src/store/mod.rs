@@ -1,5 +1,6 @@
 //! The archive: keeps segments and knows what is in them.
 
+pub mod api;
 pub mod catalogue;
 pub mod log;
 pub mod recover;

@@ -158,7 +158,12 @@ impl Recovery<'_> {
 }
 
 /// Copies the sound front of a file to a new segment.
-fn copy_out(fs: &Arc<dyn FileSystem>, dir: &Path, file: &Arc<dyn File>, sound: &Digest) -> io::Result<Arc<Segment>> {
+pub(super) fn copy_out(
+    fs: &Arc<dyn FileSystem>,
+    dir: &Path,
+    file: &Arc<dyn File>,
+    sound: &Digest,
+) -> io::Result<Arc<Segment>> {
     let mut writer = Writer::begin(fs, dir, sound.first)?;
     let mut reader = BlockReader::new(FileRange::new(file.clone(), Bytes(0), sound.len));
     let mut block = Vec::new();

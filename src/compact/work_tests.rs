@@ -1,0 +1,239 @@
+use super::retain;
+use super::thread::{Housekeeper, Settings};
+use crate::ops::metrics::{self, Metrics};
+use crate::record::id::{Id, StreamBits};
+use crate::record::stored;
+use crate::segment::reader::FileRange;
+use crate::segment::{Segment, State};
+use crate::store::log::StoreLog;
+use crate::unit::{Bytes, UnixNanos};
+use crate::world::clock::VirtualClock;
+use crate::world::crew::Stop;
+use crate::world::entropy::Dice;
+use crate::world::fs::FileSystem;
+use crate::world::fs::memory::{MemoryFs, Op};
+use std::collections::BTreeSet;
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+const START: UnixNanos = UnixNanos(1_800_000_000_000_000_000);
+const HOUR: Duration = Duration::from_secs(3600);
+
+struct Bench {
+    fs: MemoryFs,
+    clock: Arc<VirtualClock>,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let clock = Arc::new(VirtualClock::at(START));
+        Bench { fs: MemoryFs::with_clock(clock.clone()), clock }
+    }
+
+    fn try_open(&self) -> Option<Arc<StoreLog>> {
+        StoreLog::open(Arc::new(self.fs.clone()), "store", self.clock.clone(), Arc::new(Metrics::default())).ok()
+    }
+
+    fn open(&self) -> Arc<StoreLog> {
+        self.try_open().expect("opens")
+    }
+
+    fn names(&self, state: State) -> usize {
+        let names = self.fs.list(Path::new("store")).expect("a directory");
+        names.iter().filter(|entry| entry.name.ends_with(&format!(".{}", state.extension()))).count()
+    }
+}
+
+fn keeper(store: &Arc<StoreLog>, max_size: Option<Bytes>) -> Housekeeper {
+    let retention = retain::Limits { retain: 48 * HOUR, purge: HOUR, max_size };
+    Housekeeper::new(store.clone(), Settings { target_size: Bytes(100_000), retention })
+}
+
+/// Ids of one second, counted from the start.
+fn ids(seconds: u64, stream: u64, counts: std::ops::Range<u32>) -> Vec<Id> {
+    let id = |n: u32| {
+        let at = UnixNanos(START.0 + seconds * 1_000_000_000 + u64::from(n));
+        Id::new(at, StreamBits::from_random(stream), n)
+    };
+    counts.map(id).collect()
+}
+
+fn put(store: &StoreLog, ids: &[Id]) -> bool {
+    let mut body = Vec::new();
+    ids.iter().for_each(|id| stored::write(&mut body, *id, b"some text"));
+    store.replicate(&mut &body[..], &|| true).is_ok()
+}
+
+fn read(segments: &[Arc<Segment>]) -> Vec<Id> {
+    let mut content = Vec::new();
+    for segment in segments {
+        let file = segment.open().expect("there");
+        FileRange::new(file, Bytes(0), segment.digest().len).read_to_end(&mut content).expect("readable");
+    }
+    stored::records(&content).map(|record| record.id().expect("an id")).collect()
+}
+
+fn all(store: &StoreLog) -> Vec<Id> {
+    read(&store.snapshot(Id(0), Id::MAX))
+}
+
+#[test]
+fn small_neighbours_become_one_and_a_snapshot_taken_before_reads_on() {
+    let bench = Bench::new();
+    let store = bench.open();
+    let mut expected = Vec::new();
+    for n in 0..12 {
+        let ids = ids(n, 1, 0..50);
+        assert!(put(&store, &ids));
+        expected.extend(ids);
+    }
+    let held = store.snapshot(Id(0), Id::MAX);
+    let mut keeper = keeper(&store, None);
+    keeper.tick(&Stop::default());
+    assert!(store.catalogue().live().len() < 6);
+    assert_eq!(all(&store), expected);
+    assert_eq!(read(&held), expected, "opened only now, under other names");
+    assert!(bench.names(State::Reading) > 0, "files wait for their reader");
+    drop(held);
+    keeper.tick(&Stop::default());
+    assert_eq!((bench.names(State::Reading), bench.names(State::Active)), (0, 0));
+    drop((keeper, store));
+    assert_eq!(all(&bench.open()), expected);
+}
+
+#[test]
+fn copies_of_the_same_records_become_one() {
+    let bench = Bench::new();
+    let store = bench.open();
+    let ids = ids(0, 1, 0..200);
+    for cut in 0..8 {
+        assert!(put(&store, &ids[cut * 10..]));
+    }
+    keeper(&store, None).tick(&Stop::default());
+    let found: BTreeSet<Id> = all(&store).into_iter().collect();
+    assert_eq!(found.into_iter().collect::<Vec<_>>(), ids);
+    assert!(all(&store).len() < 2 * ids.len(), "{}", all(&store).len());
+}
+
+#[test]
+fn no_output_is_longer_than_the_target() {
+    let bench = Bench::new();
+    let store = bench.open();
+    for n in 0..30 {
+        assert!(put(&store, &ids(n / 3, n, 0..400)));
+    }
+    keeper(&store, None).tick(&Stop::default());
+    assert!(store.catalogue().live().iter().all(|segment| segment.digest().len <= Bytes(100_000)));
+    let mut found = all(&store);
+    found.sort();
+    found.dedup();
+    assert_eq!(found.len(), 30 * 400);
+}
+
+#[test]
+fn a_failure_leaves_the_inputs_as_they_were_and_it_is_tried_again_later() {
+    for (op, n) in [(Op::Rename, 2), (Op::Open, 3), (Op::Write, 1), (Op::Sync, 1), (Op::Read, 1), (Op::Sync, 2)] {
+        let bench = Bench::new();
+        let store = bench.open();
+        (0..8).for_each(|n| assert!(put(&store, &ids(n, 1, 0..50))));
+        let before = all(&store);
+        let mut keeper = keeper(&store, None);
+        bench.fs.fail_nth(op, n, std::io::ErrorKind::Other);
+        keeper.tick(&Stop::default());
+        assert_eq!(all(&store), before, "{op:?}");
+        let counts = (bench.names(State::Flushed), bench.names(State::Reading), bench.names(State::Active));
+        assert_eq!(counts, (8, 0, 0), "{op:?} {n}");
+        bench.clock.advance(Duration::from_secs(2));
+        keeper.tick(&Stop::default());
+        assert!(store.catalogue().live().len() < 8, "{op:?} {n}");
+        assert_eq!(all(&store), before);
+    }
+}
+
+#[test]
+fn what_is_past_its_time_is_trashed_then_purged_once_nobody_reads_it() {
+    let bench = Bench::new();
+    let store = bench.open();
+    assert!(put(&store, &ids(0, 1, 0..50)));
+    let mut keeper = keeper(&store, None);
+    for _ in 0..49 {
+        keeper.tick(&Stop::default());
+        assert_eq!(all(&store).len(), 50);
+        bench.clock.advance(HOUR);
+    }
+    let held = store.snapshot(Id(0), Id::MAX);
+    keeper.tick(&Stop::default());
+    assert!(all(&store).is_empty());
+    assert_eq!(bench.names(State::Trashed), 1);
+    bench.clock.advance(2 * HOUR);
+    keeper.tick(&Stop::default());
+    assert_eq!(read(&held).len(), 50, "a running query goes on");
+    drop(held);
+    keeper.tick(&Stop::default());
+    assert_eq!(bench.names(State::Trashed), 0);
+    assert_eq!(store.metrics().counter(metrics::TRASHED, &["true"]).get(), 1);
+    assert_eq!(store.metrics().counter(metrics::PURGED, &["true"]).get(), 1);
+}
+
+#[test]
+fn the_oldest_go_first_when_the_store_is_too_large() {
+    let bench = Bench::new();
+    let store = bench.open();
+    (0..10).for_each(|n| assert!(put(&store, &ids(n * 10_000, n, 0..1_500))));
+    let mut keeper = keeper(&store, Some(Bytes(300_000)));
+    keeper.tick(&Stop::default());
+    keeper.tick(&Stop::default());
+    let live = store.catalogue().live();
+    assert!(live.iter().map(|segment| segment.digest().len.0).sum::<u64>() <= 300_000);
+    assert_eq!(live.last().map(|segment| segment.digest().last), ids(90_000, 9, 1_499..1_500).pop());
+}
+
+#[test]
+fn at_every_crash_point_each_acknowledged_record_is_found_once_by_a_reader_that_drops_duplicates() {
+    let mut crash = 0;
+    loop {
+        let bench = Bench::new();
+        bench.fs.crash_at(crash);
+        let (acknowledged, ended) = work(&bench);
+        for again in 0..2 {
+            bench.fs.crash(&mut Dice::new(crash * 2 + again));
+            bench.fs.recover();
+            let store = bench.open();
+            let found: BTreeSet<Id> = all(&store).into_iter().collect();
+            let missing = acknowledged.iter().find(|id| !found.contains(id));
+            assert_eq!(missing, None, "crash at operation {crash}, round {again}");
+            keeper(&store, None).tick(&Stop::default());
+            let later: BTreeSet<Id> = all(&store).into_iter().collect();
+            assert_eq!(later, found, "crash at operation {crash}, round {again}");
+        }
+        if ended {
+            assert!(crash > 50, "the workload is too small to show anything: {crash}");
+            return;
+        }
+        crash += 1;
+    }
+}
+
+/// Replicates and compacts. Gives what was acknowledged, and whether it came to its end.
+fn work(bench: &Bench) -> (Vec<Id>, bool) {
+    let mut acknowledged = Vec::new();
+    let Some(store) = bench.try_open() else { return (acknowledged, false) };
+    let mut keeper = keeper(&store, None);
+    let mut ended = true;
+    for n in 0..12 {
+        // Every third one repeats some records of the one before.
+        let ids = ids(n / 3, 1, if n % 3 == 2 { 40..70 } else { (n % 3) as u32 * 30..(n % 3) as u32 * 30 + 30 });
+        if put(&store, &ids) {
+            acknowledged.extend(ids);
+        } else {
+            ended = false;
+        }
+        if n % 6 == 5 {
+            keeper.tick(&Stop::default());
+        }
+    }
+    ended &= bench.fs.list(Path::new("store")).is_ok();
+    (acknowledged, ended)
+}
