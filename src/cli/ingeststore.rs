@@ -3,7 +3,13 @@
 use super::address::Address;
 use super::settings::{Filesystem, IngestStoreFlags};
 use crate::cluster::{self, Alone, Cluster, Peer, PeerKind};
+use crate::compact::thread::{Housekeeper, Settings};
+use crate::compact::{self, retain};
+use crate::consume::links::{Fixed, Membership};
+use crate::consume::machine;
+use crate::consume::thread::{Carrier, run as consume};
 use crate::http::{HttpServer, Lane, Limits as HttpLimits, Reply, Request, Route, path};
+use crate::ingest::api::LocalIngester;
 use crate::ingest::listener::{Door, Doors};
 use crate::ingest::log::{IngestLog, Limits, Reason};
 use crate::ingest::recover::Ground;
@@ -13,6 +19,7 @@ use crate::ops::metrics::{self as m, Metrics};
 use crate::query::api::Reader;
 use crate::query::pool::Pool;
 use crate::segment::readable::Readable;
+use crate::store::api as store_api;
 use crate::store::log::StoreLog;
 use crate::stream::api::Streamer;
 use crate::stream::registry::Registry;
@@ -140,6 +147,9 @@ fn start_api(
     let alone: Arc<dyn Cluster> = Arc::new(Alone { me });
     let mut routes = health::routes(health.clone(), base.metrics.clone());
     routes.extend(ingest_api::routes(ingest));
+    // A batch may be over its target by one segment, and a segment over its size by one batch of a connection.
+    let longest = Bytes(flags.target_size.0 + 2 * flags.flush_size.0 + 64 * flags.max_record_size.0);
+    routes.extend(store_api::routes(store, longest));
     routes.extend(cluster::routes(&alone, &base.metrics));
     routes.extend(reading_routes(base, ingest, store, live).map_err(|e| format!("starting the scanners: {e}"))?);
     HttpServer::start(
@@ -191,9 +201,9 @@ fn reading_routes(
 
 fn start_threads(
     base: &Base,
-    _flags: &IngestStoreFlags,
+    flags: &IngestStoreFlags,
     ingest: &Arc<IngestLog>,
-    _store: &Arc<StoreLog>,
+    store: &Arc<StoreLog>,
 ) -> Result<(), String> {
     let failed = |e: io::Error| format!("starting a thread: {e}");
     let (log, stop) = (ingest.clone(), base.stop.clone());
@@ -202,10 +212,36 @@ fn start_threads(
     base.crew
         .start("group commit", SMALL_STACK, move || durable::run(&log, log.durable_slot(), &stop))
         .map_err(failed)?;
-    let _ = LARGE_STACK;
+    let members: Arc<dyn Membership> =
+        Arc::new(Fixed { ingesters: vec![Arc::new(LocalIngester::new(ingest.clone()))], stores: vec![store.clone()] });
+    for n in 0..flags.consumers {
+        let carrier = carrier(base, flags, members.clone());
+        let stop = base.stop.clone();
+        base.crew.start(&format!("consume {n}"), LARGE_STACK, move || consume(&carrier, &stop)).map_err(failed)?;
+    }
+    let retention = retain::Limits { retain: flags.retain, purge: flags.purge, max_size: flags.max_size };
+    let keeper = Housekeeper::new(store.clone(), Settings { target_size: flags.target_size, retention });
+    let stop = base.stop.clone();
+    base.crew.start("compact", LARGE_STACK, move || compact::thread::run(keeper, &stop)).map_err(failed)?;
     let crew = base.crew.clone();
     base.metrics.refresh_with(move |metrics| metrics.gauge(m::THREAD_PANICS, &[]).set(crew.panics() as f64));
     Ok(())
+}
+
+fn carrier(base: &Base, flags: &IngestStoreFlags, members: Arc<dyn Membership>) -> Carrier {
+    Carrier {
+        settings: machine::Settings {
+            replicas: flags.replicas() as usize,
+            target_size: flags.target_size,
+            target_age: flags.target_age,
+            delay: flags.delay,
+            renew_every: flags.pending_timeout / 3,
+        },
+        buffer: flags.buffer_size,
+        members,
+        clock: base.clock.clone(),
+        metrics: base.metrics.clone(),
+    }
 }
 
 /// Stops accepting, lets connections finish, flushes, waits for the store to take what is left, ends the threads. Gives
