@@ -543,3 +543,41 @@ fn curl_gets_along_with_the_gate() {
     assert_eq!(curl(&["-0"], "/breaks").unwrap().status.code(), Some(56));
     assert_eq!(curl(&["-0"], "/small").unwrap().stdout, b"hello world\n");
 }
+
+/// Descriptors are counted per process, so this one has a process of its own.
+#[test]
+fn a_shortage_of_descriptors_passes() {
+    let this = std::env::current_exe().unwrap();
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", r#"ulimit -n 64 && exec "$0" --ignored --exact within_64_descriptors --nocapture"#]).arg(this);
+    let output = shell.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{output:?}");
+}
+
+#[test]
+#[ignore = "started by a_shortage_of_descriptors_passes"]
+fn within_64_descriptors() {
+    let node = node_with(Limits { taken: Duration::from_millis(300), ..quick() });
+    // With each number of free descriptors something else fails: accept, the gate's way inward, tiny_http's accept, its clone.
+    for free in 0..10 {
+        let mut clients: Vec<TcpStream> = (0..4).map(|_| node.connect()).collect();
+        let mut hoard = Vec::new();
+        while let Ok(file) = std::fs::File::open("/dev/null") {
+            hoard.push(file);
+        }
+        hoard.truncate(hoard.len().saturating_sub(free));
+        for client in &mut clients {
+            let _ = client.write_all(b"GET /ping HTTP/1.1\r\n\r\n");
+            let mut answer = Vec::new();
+            let _ = client.set_read_timeout(Some(Duration::from_millis(200)));
+            let _ = client.read_to_end(&mut answer);
+        }
+        drop((hoard, clients));
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !node.ask("GET /ping HTTP/1.1\r\n\r\n").is_ok_and(|answer| status_of(&answer) == 200) {
+            assert!(Instant::now() < deadline, "the port is closed for good after {free} were free");
+        }
+        node.is_well();
+    }
+}
