@@ -182,10 +182,28 @@ pub fn post_reader(agent: &Agent, url: &str, mut body: impl Read) -> Result<Answ
     judge(url, agent.post(url).send(SendBody::from_reader(&mut body)))
 }
 
-/// Sends a body of known length. A reader that holds another length makes the call fail.
-pub fn post_sized(agent: &Agent, url: &str, mut body: impl Read, length: u64) -> Result<Answer, ClientError> {
+/// Sends a body of known length. A reader that ends before makes the call fail; what it holds beyond is not read.
+pub fn post_sized(agent: &Agent, url: &str, body: impl Read, length: u64) -> Result<Answer, ClientError> {
     let request = agent.post(url).header("Content-Length", length.to_string());
-    judge(url, request.send(SendBody::from_reader(&mut body)))
+    judge(url, request.send(SendBody::from_reader(&mut Exactly { body, left: length })))
+}
+
+/// A reader that fails if it ends too early: ureq 3.5 asks one that has ended for the rest again and again.
+struct Exactly<R> {
+    body: R,
+    left: u64,
+}
+
+impl<R: Read> Read for Exactly<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let wanted = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
+        let n = self.body.read(buffer.get_mut(..wanted).unwrap_or_default())?;
+        if n == 0 && wanted > 0 {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the body is shorter than was announced"));
+        }
+        self.left -= n as u64;
+        Ok(n)
+    }
 }
 
 fn judge(url: &str, outcome: Result<Response<Body>, ureq::Error>) -> Result<Answer, ClientError> {

@@ -78,6 +78,9 @@ const PARTING: usize = 64;
 /// How long each of them may.
 const PARTING_TIME: Duration = Duration::from_millis(500);
 
+/// What is read of a client that goes on sending after it was answered.
+const LINGER_BYTES: usize = 16 << 20;
+
 /// The gate of one server.
 pub(super) struct Gate {
     routes: Arc<Vec<Route>>,
@@ -316,14 +319,15 @@ impl Gate {
             return;
         }
         let mut nothing = vec![0; 8 << 10];
-        loop {
+        let mut discarded = 0;
+        while discarded < LINGER_BYTES {
             let left = deadline.since(self.clock.now());
             if left.is_zero() {
                 return;
             }
             match (&mut &*public).read(&mut nothing) {
                 Ok(0) => return,
-                Ok(_) => {}
+                Ok(n) => discarded += n,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     // An error of the wait is an error of the next read.
                     let _ = wait_readable(public, Some(left));

@@ -1,7 +1,7 @@
 //! tiny_http on its private socket, and its replacement when it has died.
 //!
 //! Its accept thread ends for good at the first error, and panics where descriptors or threads run out; nobody is told of
-//! a panic. So a generation that reports an error, or leaves a request untaken, is retired and a new one put in its place,
+//! a panic. So a generation that reports an error, refuses a connection, or leaves a request untaken, is retired and a new one put in its place,
 //! on a new socket. The requests that the old one has accepted are still heard.
 //!
 //! Left out: joining tiny_http's own threads, which it does not offer. They end within 5 s of their server's end.
@@ -10,6 +10,7 @@ use crate::unit::Monotonic;
 use crate::world::clock::Clock;
 use crate::world::crew::{Crew, LARGE_STACK, Stop, lock};
 use crate::world::private::{self, PrivateAddress};
+use crate::world::socket::is_shortage;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -55,10 +56,19 @@ impl Inner {
         Ok(inner)
     }
 
-    /// A connection, and the generation it leads to.
-    pub fn connect(&self) -> io::Result<(UnixStream, u64)> {
+    /// A connection, and the generation it leads to. A socket that nobody listens on any more is replaced at once: an
+    /// accept thread that dies takes its listener with it.
+    pub fn connect(self: &Arc<Inner>) -> io::Result<(UnixStream, u64)> {
         let current = lock(&self.current).clone();
-        current.address.connect().map(|stream| (stream, current.number))
+        let connected = match current.address.connect() {
+            Err(error) if !is_shortage(&error) => {
+                self.replace(current.number);
+                let current = lock(&self.current).clone();
+                return current.address.connect().map(|stream| (stream, current.number));
+            }
+            other => other?,
+        };
+        Ok((connected, current.number))
     }
 
     /// Puts a new generation in the place of this one, unless somebody has already, or has just tried.

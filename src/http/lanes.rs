@@ -46,8 +46,8 @@ struct State<J> {
     queue: VecDeque<J>,
     /// Workers that exist.
     workers: usize,
-    /// Of them, those without a job.
-    idle: usize,
+    /// Of them, those with a job.
+    busy: usize,
 }
 
 impl<J: Send + 'static> Workers<J> {
@@ -59,7 +59,7 @@ impl<J: Send + 'static> Workers<J> {
         stop: Stop,
     ) -> io::Result<Arc<Workers<J>>> {
         let size = size(lane);
-        let state = Mutex::new(State { queue: VecDeque::new(), workers: 0, idle: 0 });
+        let state = Mutex::new(State { queue: VecDeque::new(), workers: 0, busy: 0 });
         let workers = Arc::new(Workers { size, state, came: Condvar::new(), work, crew, stop });
         if size.stay {
             for _ in 0..size.at_once {
@@ -74,13 +74,13 @@ impl<J: Send + 'static> Workers<J> {
     pub fn offer(self: &Arc<Self>, job: J) -> Result<(), J> {
         {
             let mut state = lock(&self.state);
-            let free = state.idle + (self.size.at_once - state.workers.min(self.size.at_once));
-            if self.stop.is_raised() || state.queue.len() >= free + self.size.waiting {
+            if self.stop.is_raised() || state.queue.len() + state.busy >= self.size.at_once + self.size.waiting {
                 return Err(job);
             }
             state.queue.push_back(job);
             self.came.notify_one();
-            if state.queue.len() <= state.idle || state.workers >= self.size.at_once {
+            // Workers without a job wait for one, or are just starting.
+            if state.queue.len() + state.busy <= state.workers || state.workers >= self.size.at_once {
                 return Ok(());
             }
             state.workers += 1;
@@ -105,18 +105,18 @@ impl<J: Send + 'static> Workers<J> {
     fn work_on(&self) {
         while let Some(job) = self.next() {
             (self.work)(job);
+            lock(&self.state).busy -= 1;
         }
     }
 
     fn next(&self) -> Option<J> {
         let mut state = lock(&self.state);
-        state.idle += 1;
         loop {
             let job = state.queue.pop_front();
             if job.is_some() || !self.size.stay || self.stop.is_raised() {
-                state.idle -= 1;
-                if job.is_none() {
-                    state.workers -= 1;
+                match job {
+                    Some(_) => state.busy += 1,
+                    None => state.workers -= 1,
                 }
                 return job;
             }
@@ -148,19 +148,17 @@ mod tests {
     fn a_lane_takes_as_much_as_it_has_room_for_and_gives_the_rest_back() {
         for (kind, room) in [(Lane::Short, 258), (Lane::Query, 80), (Lane::Stream, 256), (Lane::Upload, 24)] {
             let (workers, open, results, crew, stop) = lane(kind);
-            // Those that were taken up make room in the queue: offer until the lane is full and stays so.
             let mut taken = 0;
             for job in 0..1_000 {
                 taken += u32::from(workers.offer(job).is_ok());
             }
-            assert!(taken <= room, "{kind:?} took {taken}");
+            assert_eq!(taken, room, "{kind:?}");
             for _ in 0..taken {
                 open.send(()).unwrap();
             }
             for _ in 0..taken {
                 results.recv_timeout(Duration::from_secs(30)).unwrap();
             }
-            assert_eq!(taken, room, "{kind:?}");
             stop.raise();
             assert!(crew.join_all(Duration::from_secs(30)).late.is_empty());
         }

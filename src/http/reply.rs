@@ -105,12 +105,13 @@ impl Read for Body {
         }
         // The lock is only for the type's sake: request and reply are in one handler's hands.
         match lock(&self.slot).as_mut() {
-            Some(request) => match request.as_reader().read(buffer)? {
-                0 if !self.exchange.is_whole() => Err(io::Error::new(
+            // A cut is an early end to tiny_http's decoder, or an error, depending on where in a chunk it was.
+            Some(request) => match request.as_reader().read(buffer) {
+                Ok(0) | Err(_) if !self.exchange.is_whole() => Err(io::Error::new(
                     io::ErrorKind::UnexpectedEof,
                     "the request's body ended before its end: the client went away, or was too slow",
                 )),
-                n => Ok(n),
+                other => other,
             },
             None => Err(io::Error::other("the request's body was read after the reply had begun")),
         }
