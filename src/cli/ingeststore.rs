@@ -108,11 +108,8 @@ fn say_what_holds(flags: &IngestStoreFlags) {
 
 fn open_ingest(base: &Base, flags: &IngestStoreFlags, live: Arc<Registry>) -> Result<Arc<IngestLog>, String> {
     let ground = Ground { fs: base.fs.clone(), clock: base.clock.clone(), metrics: base.metrics.clone(), live };
-    let limits = Limits {
-        flush_size: flags.flush_size,
-        flush_age: flags.flush_age,
-        pending_timeout: flags.pending_timeout,
-    };
+    let limits =
+        Limits { flush_size: flags.flush_size, flush_age: flags.flush_age, pending_timeout: flags.pending_timeout };
     let log = IngestLog::open(ground, &flags.ingest_path, limits, crew::cores()).map_err(|e| e.to_string())?;
     let log = Arc::new(log);
     let weak = Arc::downgrade(&log);

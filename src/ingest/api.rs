@@ -27,9 +27,13 @@ pub fn routes(log: &Arc<IngestLog>) -> Vec<Route> {
     vec![
         route(path::INGEST_NEXT, &["GET"], Lane::Short, next),
         route(path::INGEST_READ, &["GET"], Lane::Query, read),
-        route(path::INGEST_COMMIT, &["POST"], Lane::Short, |log, request, reply| on_id(request, reply, |id| log.commit(id))),
+        route(path::INGEST_COMMIT, &["POST"], Lane::Short, |log, request, reply| {
+            on_id(request, reply, |id| log.commit(id))
+        }),
         route(path::INGEST_FAILED, &["POST"], Lane::Short, failed),
-        route(path::INGEST_RENEW, &["POST"], Lane::Short, |log, request, reply| on_id(request, reply, |id| log.renew(id))),
+        route(path::INGEST_RENEW, &["POST"], Lane::Short, |log, request, reply| {
+            on_id(request, reply, |id| log.renew(id))
+        }),
         route(path::INGEST_SEGMENT_STATE, &["GET"], Lane::Short, segment_state),
     ]
 }
@@ -103,7 +107,8 @@ fn segment_state(log: &IngestLog, _request: &mut Request, reply: Reply) -> io::R
 impl IngestLog {
     /// How many segments, and how many bytes in them, are in each state.
     pub fn states(&self) -> [(&'static str, u64, u64); 3] {
-        let written = self.slots.iter().filter_map(|slot| lock(&slot.writer).active.as_ref().map(super::log::Active::len));
+        let written =
+            self.slots.iter().filter_map(|slot| lock(&slot.writer).active.as_ref().map(super::log::Active::len));
         let (mut active, mut active_bytes) = written.fold((0, 0), |(n, bytes), len| (n + 1, bytes + len));
         let queue = lock(&self.queue);
         for closed in &queue.closing {
@@ -115,11 +120,7 @@ impl IngestLog {
         };
         let flushed = sum(&mut queue.flushed.values());
         let pending = sum(&mut queue.pending.values().map(|pending| &pending.segment));
-        [
-            ("active", active, active_bytes),
-            ("flushed", flushed.0, flushed.1),
-            ("pending", pending.0, pending.1),
-        ]
+        [("active", active, active_bytes), ("flushed", flushed.0, flushed.1), ("pending", pending.0, pending.1)]
     }
 
     /// The oldest record that no store has taken over yet.
@@ -166,10 +167,10 @@ impl IngestLink for LocalIngester {
 
     fn read(&self, id: Id) -> Result<Reading, LinkError> {
         let Some(segment) = self.log.read(id) else {
-            return Err(self.judge("reading a segment of", Verdict::Unknown).err().unwrap_or(LinkError::Garbled {
-                doing: "reading a segment of",
-                peer: self.name().into(),
-            }));
+            return Err(self
+                .judge("reading a segment of", Verdict::Unknown)
+                .err()
+                .unwrap_or(LinkError::Garbled { doing: "reading a segment of", peer: self.name().into() }));
         };
         let known = *segment.digest();
         let file = segment.open().map_err(self.broken("reading a segment of"))?;

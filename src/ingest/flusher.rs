@@ -3,8 +3,8 @@
 use super::log::{Closed, IngestLog, Reason};
 use crate::ops::metrics as m;
 use crate::record::id::{Id, StreamBits};
-use crate::segment::recover::salvage;
 use crate::segment::handle::{self, Known};
+use crate::segment::recover::salvage;
 use crate::segment::{Bounds, Segment, State};
 use crate::unit::{Monotonic, UnixNanos};
 use crate::world::crew::{Stop, lock, wait_for};

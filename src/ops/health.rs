@@ -54,7 +54,8 @@ impl Health {
 
 /// The routes for operators: `/health`, `/ready`, `/metrics`.
 pub fn routes(health: Arc<Health>, metrics: Arc<Metrics>) -> Vec<Route> {
-    let route = |path, handler| Route { path, methods: &["GET", "HEAD"], lane: Lane::Short, body_limit: Bytes(0), handler };
+    let route =
+        |path, handler| Route { path, methods: &["GET", "HEAD"], lane: Lane::Short, body_limit: Bytes(0), handler };
     vec![
         route(path::HEALTH, Arc::new(|_: &mut Request, reply: Reply| reply.send(200, &[], b"alive\n"))),
         route(

@@ -1,7 +1,7 @@
 //! The routes of the reading room: `/store/query` for people, `/store/_query` and `/ingest/_query` between nodes.
 
-use super::newest::Newest;
 use super::needle::Matcher;
+use super::newest::Newest;
 use super::params::{Order, Params};
 use super::pool::Pool;
 use super::scan::{Direction, Scan, Setup};

@@ -106,8 +106,7 @@ impl Scan {
             Direction::Forward => parts.sort_by_key(|part| part.low),
             Direction::Backward => parts.sort_by_key(|part| std::cmp::Reverse(part.high)),
         }
-        let parts: Vec<Part> =
-            parts.into_iter().map(|readable| Part { readable, state: Mutex::default() }).collect();
+        let parts: Vec<Part> = parts.into_iter().map(|readable| Part { readable, state: Mutex::default() }).collect();
         let count = parts.len();
         let scan = Arc::new(Scan {
             parts,
@@ -197,7 +196,9 @@ impl Scan {
         let received = loop {
             match receiver.recv_timeout(Duration::from_millis(50)) {
                 Ok(result) => break result,
-                Err(RecvTimeoutError::Timeout) if self.cancel.is_cancelled() => break Err(io::ErrorKind::Interrupted.into()),
+                Err(RecvTimeoutError::Timeout) if self.cancel.is_cancelled() => {
+                    break Err(io::ErrorKind::Interrupted.into());
+                }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break Err(io::Error::other("a scan broke off")),
             }

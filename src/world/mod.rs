@@ -5,7 +5,7 @@ pub mod clock;
 pub mod crew;
 pub mod entropy;
 pub mod fs;
-pub mod process;
 pub mod private;
+pub mod process;
 pub mod signal;
 pub mod socket;

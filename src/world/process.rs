@@ -26,7 +26,8 @@ pub fn numbers() -> ProcessNumbers {
     let open_fds = fs::read_dir("/proc/self/fd").map_or(0, |dir| dir.count() as u64);
     let mut numbers = of_stat(&stat, rustix::param::page_size() as u64);
     numbers.open_fds = open_fds;
-    let booted = boot.lines().find_map(|line| line.strip_prefix("btime ")).and_then(|text| text.trim().parse::<f64>().ok());
+    let booted =
+        boot.lines().find_map(|line| line.strip_prefix("btime ")).and_then(|text| text.trim().parse::<f64>().ok());
     numbers.start_seconds += booted.unwrap_or_default();
     numbers
 }
