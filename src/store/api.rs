@@ -6,8 +6,8 @@
 use super::log::StoreLog;
 use super::replicate::Receipt;
 use crate::http::path::STORE_REPLICATE;
-use crate::http::route::{Lane, Route};
-use crate::http::reply::{Reply, Request};
+
+use crate::http::{Lane, Reply, Request, Route};
 use crate::unit::Bytes;
 use std::io::{self, Read};
 use std::sync::Arc;
