@@ -1,13 +1,90 @@
 //! The commands: flags in, rooms wired together, exit status out.
+//!
+//! Standard output carries what was asked for and nothing else; refusals are one sentence on standard error.
 
+pub mod address;
 pub mod client;
+mod commands;
+pub mod flags;
+pub mod help;
+pub mod ingeststore;
+pub mod parse;
 pub mod query;
+pub mod settings;
 pub mod stream;
 
+use crate::ops::logfmt;
+use crate::world::clock::SystemClock;
+use log::LevelFilter;
+use parse::Refusal;
+use settings::Request;
+use simple_logger::SimpleLogger;
 use std::ffi::OsString;
+use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
+
+/// Exit status for arguments that cannot be acted on, as grep and most shells have it.
+pub const USAGE: u8 = 2;
 
 /// Runs the command that `args` (without the program's name) asks for.
-pub fn main(_args: Vec<OsString>) -> ExitCode {
-    ExitCode::from(2)
+pub fn main(args: Vec<OsString>) -> ExitCode {
+    match parse::as_text(args).and_then(|args| Request::read(&args)) {
+        Ok(request) => run(request),
+        Err(refusal) => refuse(&refusal),
+    }
+}
+
+/// Runs what was asked for. One arm per command; each gives the process's exit status.
+fn run(request: Request) -> ExitCode {
+    start_log(&request);
+    let status = match request {
+        Request::Help(None) => print(&help::overview()),
+        Request::Help(Some(command)) => print(&help::of(command)),
+        Request::Version => print(&format!("oklog {}\n", env!("CARGO_PKG_VERSION"))),
+        Request::IngestStore(flags) => ExitCode::from(ingeststore::run(&flags)),
+        Request::Forward(flags) => ExitCode::from(commands::forward(&flags)),
+        Request::Query(flags) => ExitCode::from(commands::query(&flags)),
+        Request::Stream(flags) => ExitCode::from(commands::stream(&flags)),
+        Request::Testsvc(flags) => ExitCode::from(commands::testsvc(&flags)),
+    };
+    log::logger().flush();
+    status
+}
+
+/// Starts the log: logfmt where a machine reads it, plain lines where a person does.
+fn start_log(request: &Request) {
+    let client = |debug: bool| {
+        let level = if debug { LevelFilter::Debug } else { LevelFilter::Warn };
+        SimpleLogger::new().with_level(level).init()
+    };
+    let started = match request {
+        Request::IngestStore(flags) => logfmt::start(Arc::new(SystemClock::default()), flags.debug),
+        Request::Forward(flags) => logfmt::start(Arc::new(SystemClock::default()), flags.debug),
+        Request::Query(flags) => client(flags.debug),
+        Request::Stream(flags) => client(flags.debug),
+        Request::Testsvc(flags) => client(flags.debug),
+        Request::Help(_) | Request::Version => Ok(()),
+    };
+    // Refused only where there is a logger already, and then that one serves.
+    let _ = started;
+}
+
+fn refuse(refusal: &Refusal) -> ExitCode {
+    let text = match refusal {
+        Refusal::NoCommand => help::overview(),
+        other => format!("{other}\n"),
+    };
+    // Nobody is left to tell when standard error is gone; the exit status still does.
+    let _ = io::stderr().write_all(text.as_bytes());
+    ExitCode::from(USAGE)
+}
+
+/// Prints on standard output. A reader that has gone away (`oklog help | head -1`) has what it wanted.
+fn print(text: &str) -> ExitCode {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
+        _ => ExitCode::SUCCESS,
+    }
 }

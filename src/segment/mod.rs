@@ -5,6 +5,7 @@
 
 pub mod handle;
 pub mod name;
+pub mod readable;
 pub mod reader;
 pub mod recover;
 pub mod wire;

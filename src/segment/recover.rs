@@ -62,13 +62,26 @@ fn take_one_by_one(checker: &mut Checker, block: &[u8]) {
     }
 }
 
-/// Copies the first `len` bytes of a file to a new one and syncs that. The caller syncs the directory.
-pub fn copy_front(fs: &dyn FileSystem, from: &Arc<dyn File>, len: Bytes, to: &Path) -> io::Result<()> {
+/// Copies every record that is whole and ascends to a new file at `to` and syncs that; what lies between is passed over.
+/// The caller syncs the directory. `None`, and no file, if there is not one record.
+pub fn salvage(fs: &dyn FileSystem, from: &Arc<dyn File>, to: &Path) -> io::Result<Option<Digest>> {
+    let size = from.size()?;
+    let mut reader = BlockReader::new(FileRange::new(from.clone(), Bytes(0), size));
     let target = fs.create_new(to)?;
-    let mut reader = BlockReader::new(FileRange::new(from.clone(), Bytes(0), len));
-    let mut block = Vec::new();
+    let (mut checker, mut block, mut kept) = (Checker::default(), Vec::new(), Vec::new());
     while reader.next_block(&mut block)? {
-        target.append(&block)?;
+        kept.clear();
+        for stored in crate::record::stored::records(&block) {
+            if checker.take(stored.whole).is_ok() {
+                kept.extend_from_slice(stored.whole);
+            }
+        }
+        target.append(&kept)?;
     }
-    target.sync_data()
+    let digest = checker.digest();
+    match digest {
+        Some(_) => target.sync_data()?,
+        None => fs.remove(to)?,
+    }
+    Ok(digest)
 }

@@ -1,1 +1,5 @@
 //! The open window: records as they arrive.
+
+pub mod api;
+pub mod registry;
+pub mod window;

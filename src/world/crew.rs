@@ -166,6 +166,11 @@ impl Drop for Leave {
     }
 }
 
+/// How many threads can run at once on this machine; at least 1.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// Runs both at once and gives both results; a panic on either side is passed on. For work that borrows.
 pub fn both<A: Send, B: Send>(left: impl FnOnce() -> A + Send, right: impl FnOnce() -> B + Send) -> (A, B) {
     std::thread::scope(|scope| {

@@ -6,5 +6,6 @@ pub mod crew;
 pub mod entropy;
 pub mod fs;
 pub mod private;
+pub mod process;
 pub mod signal;
 pub mod socket;

@@ -5,6 +5,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 /// Connections that wait to be accepted. The kernel caps it at `net.core.somaxconn` (4096 since Linux 5.4).
@@ -147,5 +148,44 @@ pub fn raise_file_limit() -> u64 {
     match setrlimit(Resource::Nofile, wanted) {
         Ok(()) => limit.maximum.unwrap_or(u64::MAX),
         Err(_) => limit.current.unwrap_or(u64::MAX),
+    }
+}
+
+/// Wakes all who wait on a socket, once: when the process ends.
+pub struct Bell {
+    rope: std::sync::Mutex<Option<UnixStream>>,
+    clapper: UnixStream,
+}
+
+impl Bell {
+    /// A bell that was not rung yet.
+    pub fn new() -> io::Result<Bell> {
+        let (rope, clapper) = UnixStream::pair()?;
+        Ok(Bell { rope: std::sync::Mutex::new(Some(rope)), clapper })
+    }
+
+    /// Rings it. Whoever waits with it wakes now, and at once from now on.
+    pub fn ring(&self) {
+        super::crew::lock(&self.rope).take();
+    }
+}
+
+/// Waits until a socket has bytes, its end, or an error to fetch, or the bell is rung. Gives whether it was.
+pub fn wait_readable_or(stream: &TcpStream, bell: &Bell) -> io::Result<bool> {
+    let mut fds = [PollFd::new(stream, PollFlags::IN), PollFd::new(&bell.clapper, PollFlags::IN)];
+    match poll(&mut fds, None) {
+        Err(rustix::io::Errno::INTR) => Ok(false),
+        Err(e) => Err(e.into()),
+        Ok(_) => Ok(!fds[1].revents().is_empty()),
+    }
+}
+
+/// Waits until a listener has a connection to accept, or the bell is rung. Gives whether it was.
+pub fn wait_acceptable_or(listener: &TcpListener, bell: &Bell) -> io::Result<bool> {
+    let mut fds = [PollFd::new(listener, PollFlags::IN), PollFd::new(&bell.clapper, PollFlags::IN)];
+    match poll(&mut fds, None) {
+        Err(rustix::io::Errno::INTR) => Ok(false),
+        Err(e) => Err(e.into()),
+        Ok(_) => Ok(!fds[1].revents().is_empty()),
     }
 }

@@ -1,0 +1,241 @@
+//! One producer's connection, from its first byte to its close.
+//!
+//! An idle connection holds no buffer: bytes are awaited with `poll`, read into a buffer of the shared pool, and only the
+//! beginning of an unfinished line stays. Backpressure is TCP's: what cannot be written is not read.
+
+use super::log::{IngestLog, Slot};
+use crate::ops::metrics::Counter;
+use crate::record::line::{Cut, LineCutter};
+use crate::world::crew::{Stop, lock};
+use crate::world::socket::{self, Bell};
+use std::io::{self, ErrorKind, Read};
+use std::net::TcpStream;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// How much is read at a time.
+const READ: usize = 256 << 10;
+
+/// Buffers kept for reuse.
+const POOLED: usize = 32;
+
+/// Bytes of unfinished lines above [`READ`] each, all connections together. Beyond it long lines are split early.
+const LONG_LINES: usize = 256 << 20;
+
+/// Bytes a durable connection may be ahead of its last sync.
+const UNSYNCED: u64 = 1 << 20;
+
+/// How long a batch that could not be written waits before it is tried again.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// What all connections share.
+pub struct Shared {
+    buffers: Mutex<Vec<Vec<u8>>>,
+    long_lines: AtomicUsize,
+    max_record: usize,
+    split_long: Counter,
+    split_memory: Counter,
+    write_errors: Counter,
+}
+
+impl Shared {
+    /// For connections to `log` whose records are at most `max_record` bytes long.
+    pub fn new(log: &IngestLog, max_record: usize) -> Shared {
+        use crate::ops::metrics as m;
+        Shared {
+            buffers: Mutex::default(),
+            long_lines: AtomicUsize::new(0),
+            max_record,
+            split_long: log.metrics.counter(m::RECORDS_SPLIT, &["size"]),
+            split_memory: log.metrics.counter(m::RECORDS_SPLIT, &["memory"]),
+            write_errors: log.metrics.counter(m::WRITE_ERRORS, &["write"]),
+        }
+    }
+
+    fn take_buffer(&self) -> Vec<u8> {
+        lock(&self.buffers).pop().unwrap_or_else(|| vec![0; READ])
+    }
+
+    fn give_back(&self, buffer: Vec<u8>) {
+        let mut buffers = lock(&self.buffers);
+        if buffers.len() < POOLED && buffer.len() == READ {
+            buffers.push(buffer);
+        }
+    }
+}
+
+/// What is promised to the peer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Promise {
+    /// In the operating system's hands before the next batch is read.
+    Fast,
+    /// On stable storage before the connection is closed cleanly.
+    Durable,
+}
+
+/// A connection at work.
+pub struct Connection<'a> {
+    /// The peer.
+    pub stream: TcpStream,
+    /// Where its records go.
+    pub log: &'a IngestLog,
+    /// Through which writer.
+    pub slot: &'a Slot,
+    /// What it was promised.
+    pub promise: Promise,
+    /// Buffers and counters.
+    pub shared: &'a Shared,
+    /// Raised when the process ends.
+    pub stop: &'a Stop,
+    /// Wakes the wait for bytes when the process ends.
+    pub bell: &'a Bell,
+}
+
+/// The state between two reads.
+struct Progress {
+    cutter: LineCutter,
+    cut: Cut,
+    /// The beginning of an unfinished line.
+    rest: Vec<u8>,
+    /// What of the shared allowance for long lines this connection has taken.
+    allowance: usize,
+    /// The slot's bytes before the first batch that may be unsynced, and after the last.
+    unsynced: Option<(u64, u64)>,
+}
+
+impl Connection<'_> {
+    /// Serves the connection to its end. A broken promise ends in a reset.
+    pub fn serve(self) {
+        let mut progress = Progress {
+            cutter: LineCutter::new(self.shared.max_record),
+            cut: Cut::default(),
+            rest: Vec::new(),
+            allowance: 0,
+            unsynced: None,
+        };
+        let result = self.take_all(&mut progress).and_then(|()| self.settle(&mut progress));
+        self.shared.long_lines.fetch_sub(progress.allowance, Ordering::Relaxed);
+        if let Err(e) = result {
+            log::debug!("a connection ended: {e}");
+            // Where even this is refused the socket is broken already, and its peer knows.
+            let _ = socket::reset_on_close(&self.stream);
+        }
+    }
+
+    fn take_all(&self, progress: &mut Progress) -> io::Result<()> {
+        self.stream.set_nonblocking(true)?;
+        loop {
+            let stopping = socket::wait_readable_or(&self.stream, self.bell)?;
+            let mut buffer = self.shared.take_buffer();
+            let ended = self.take_available(progress, &mut buffer);
+            self.shared.give_back(buffer);
+            let ended = ended?;
+            if ended || stopping {
+                self.finish(progress)?;
+                return if ended || self.promise == Promise::Fast { Ok(()) } else { self.break_off(progress) };
+            }
+        }
+    }
+
+    /// Reads until nothing is there now. Gives whether the peer has ended.
+    fn take_available(&self, progress: &mut Progress, buffer: &mut Vec<u8>) -> io::Result<bool> {
+        let mut held = progress.rest.len();
+        if buffer.len() < held + READ / 2 {
+            buffer.resize(held + READ, 0);
+        }
+        buffer[..held].copy_from_slice(&progress.rest);
+        let outcome = loop {
+            if !self.log.wait_for_disk(self.stop) {
+                break Err(io::Error::other("the disk is full and the process ends"));
+            }
+            match (&self.stream).read(&mut buffer[held..]) {
+                Ok(0) => break Ok(true),
+                Ok(n) => held += n,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => break Ok(false),
+                Err(e) if e.kind() == ErrorKind::Interrupted => continue,
+                // A peer that resets has still sent what came before.
+                Err(e) if e.kind() == ErrorKind::ConnectionReset => break Ok(true),
+                Err(e) => break Err(e),
+            }
+            progress.cutter.cut(&buffer[..held], &mut progress.cut);
+            self.write(progress, buffer)?;
+            buffer.copy_within(progress.cut.consumed..held, 0);
+            held -= progress.cut.consumed;
+            if buffer.len() - held < READ / 2 {
+                held = self.make_room(progress, buffer, held)?;
+            }
+        };
+        progress.rest.clear();
+        progress.rest.shrink_to(held);
+        progress.rest.extend_from_slice(&buffer[..held]);
+        outcome
+    }
+
+    /// A long line fills the buffer: a larger one, or, where there is no memory left for it, an early split.
+    fn make_room(&self, progress: &mut Progress, buffer: &mut Vec<u8>, held: usize) -> io::Result<usize> {
+        let wanted = buffer.len().max(READ);
+        if self.shared.long_lines.fetch_add(wanted, Ordering::Relaxed) + wanted <= LONG_LINES {
+            progress.allowance += wanted;
+            buffer.resize(buffer.len() + wanted, 0);
+            return Ok(held);
+        }
+        self.shared.long_lines.fetch_sub(wanted, Ordering::Relaxed);
+        progress.cutter.split_here(&buffer[..held], &mut progress.cut);
+        self.shared.split_memory.inc();
+        self.write(progress, buffer)?;
+        Ok(0)
+    }
+
+    /// The peer has ended, or we do: what is left is a record.
+    fn finish(&self, progress: &mut Progress) -> io::Result<()> {
+        let rest = std::mem::take(&mut progress.rest);
+        progress.cutter.finish(&rest, &mut progress.cut);
+        self.write(progress, &rest)
+    }
+
+    /// We end before the peer did: it may have sent what was not read. What was is made safe; the close must still not
+    /// look like a promise for the rest.
+    fn break_off(&self, progress: &mut Progress) -> io::Result<()> {
+        self.settle(progress)?;
+        Err(io::Error::new(ErrorKind::ConnectionAborted, "the process ends before the peer has"))
+    }
+
+    /// Hands the cut records to the log; holds on while it cannot take them.
+    fn write(&self, progress: &mut Progress, buffer: &[u8]) -> io::Result<()> {
+        if progress.cut.records.is_empty() {
+            return Ok(());
+        }
+        self.shared.split_long.add(progress.cut.splits as u64);
+        let mark = loop {
+            match self.log.append(self.slot, buffer, &progress.cut) {
+                Ok(mark) => break mark,
+                Err(e) => {
+                    self.shared.write_errors.inc();
+                    log::error!("writing to {}: {e}; the connection is held", self.log.dir.display());
+                    if self.stop.wait(RETRY) {
+                        return Err(e);
+                    }
+                }
+            }
+        };
+        if self.promise == Promise::Durable {
+            let stored = (progress.cut.text_len + 28 * progress.cut.records.len()) as u64;
+            let from = progress.unsynced.map_or(mark.saturating_sub(stored), |(from, _)| from);
+            progress.unsynced = Some((from, mark));
+            self.slot.group.want(mark);
+            if mark - from > UNSYNCED {
+                self.settle(progress)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until all that was written for a durable connection is on stable storage.
+    fn settle(&self, progress: &mut Progress) -> io::Result<()> {
+        match progress.unsynced.take() {
+            Some((from, mark)) => self.slot.group.wait(from, mark, self.stop),
+            None => Ok(()),
+        }
+    }
+}

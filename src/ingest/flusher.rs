@@ -1,0 +1,232 @@
+//! The thread behind the writers: closes what is old, syncs what is closed, offers it, removes what was committed.
+
+use super::log::{Closed, IngestLog, Reason};
+use crate::ops::metrics as m;
+use crate::record::id::{Id, StreamBits};
+use crate::segment::handle::{self, Known};
+use crate::segment::recover::salvage;
+use crate::segment::{Bounds, Segment, State};
+use crate::unit::{Monotonic, UnixNanos};
+use crate::world::crew::{Stop, lock, wait_for};
+use crate::world::fs::File;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// How often segments are looked at for their age, and committed ones removed.
+const TICK: Duration = Duration::from_millis(100);
+
+/// How often the fast port's segments are synced while they are written: a power cut costs no more than this.
+const FAST_SYNC_EVERY: Duration = Duration::from_secs(1);
+
+/// Free room below which writers wait: a sixteenth of the medium, but no more than this.
+const RESERVE: u64 = 64 << 20;
+
+/// The extension of the file whose name is the highest id that is known to be used up.
+pub(super) const MARK_EXTENSION: &str = "mark";
+
+/// Works until `stop` is raised; then closes, syncs and offers all there is.
+pub fn run(log: &IngestLog, stop: &Stop) {
+    let mut rounds = Rounds::default();
+    while !stop.is_raised() {
+        {
+            let queue = lock(&log.queue);
+            if queue.closing.is_empty() {
+                drop(wait_for(&log.moved, queue, TICK));
+            }
+        }
+        log.round(&mut rounds);
+    }
+    log.close_all(Reason::Stop);
+    log.flush_closed();
+    log.remove_committed();
+}
+
+/// When the slower duties were last done.
+#[derive(Default)]
+pub struct Rounds {
+    fast_sync: Monotonic,
+    slow: Monotonic,
+}
+
+impl IngestLog {
+    /// One round of the flusher's duties. Public so that tests on a virtual clock can go round by round.
+    pub fn round(&self, rounds: &mut Rounds) {
+        let now = self.clock.now();
+        self.close_old(now);
+        self.flush_closed();
+        self.remove_committed();
+        if now.since(rounds.fast_sync) >= FAST_SYNC_EVERY {
+            rounds.fast_sync = now;
+            self.sync_written();
+        }
+        if now.since(rounds.slow) >= FAST_SYNC_EVERY {
+            rounds.slow = now;
+            self.expire_pending(now);
+            self.look_at_room();
+        }
+    }
+
+    fn close_old(&self, now: Monotonic) {
+        for slot in &self.slots {
+            let mut writer = lock(&slot.writer);
+            let old = writer.active.as_ref().is_some_and(|active| now.since(active.born) >= self.limits.flush_age);
+            if old {
+                self.close(&mut writer, Reason::Age);
+            }
+        }
+    }
+
+    /// Syncs, renames and offers every closed segment; one sync of the directory serves them all.
+    pub fn flush_closed(&self) {
+        let closing = lock(&self.queue).closing.clone();
+        if closing.is_empty() {
+            return;
+        }
+        let mut whole = Vec::new();
+        for closed in &closing {
+            match self.make_durable(closed) {
+                Ok(segment) => whole.push((closed.clone(), segment)),
+                Err(e) => log::error!("flushing {}: {e}", closed.segment.path().display()),
+            }
+        }
+        if let Err(e) = self.fs.sync_dir(&self.dir) {
+            self.note_failed_sync(&e);
+        }
+        let mut queue = lock(&self.queue);
+        for (closed, segment) in whole {
+            queue.closing.retain(|other| !Arc::ptr_eq(other, &closed));
+            if let Some(segment) = segment.filter(|_| self.fs.keeps()) {
+                queue.flushed.insert(segment.digest().first, segment);
+            }
+        }
+        drop(queue);
+        self.moved.notify_all();
+    }
+
+    /// Brings one closed segment to stable storage under its flushed name. `None` if nothing of it could be kept.
+    fn make_durable(&self, closed: &Closed) -> io::Result<Option<Arc<Segment>>> {
+        let sound = !closed.suspect && self.timed_sync(closed.file.as_ref()).is_ok();
+        let name = Bounds::From(closed.segment.digest().first).file_name(State::Flushed);
+        if sound {
+            match closed.segment.rename(&name) {
+                Ok(()) => return Ok(Some(closed.segment.clone())),
+                // Already renamed: an earlier round got this far.
+                Err(_) if closed.segment.path().file_name() == Some(name.as_ref()) => {
+                    return Ok(Some(closed.segment.clone()));
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        self.rewrite(closed, &name)
+    }
+
+    /// After a failed sync the file is suspect for ever (fsync(2): the pages may be marked clean). What can be read of it
+    /// goes to a new file; the checksum kept while writing tells whether that is all.
+    fn rewrite(&self, closed: &Closed, name: &str) -> io::Result<Option<Arc<Segment>>> {
+        let path = closed.segment.path();
+        let aside = handle::set_aside(self.fs.as_ref(), &path)?;
+        self.gauges.corrupt.inc();
+        let digest = salvage(self.fs.as_ref(), &closed.file, &path)?;
+        let expected = closed.segment.digest();
+        if digest.map(Known::from).as_ref() != Some(expected) {
+            log::error!("{} was damaged by a failed sync: what is whole of it is kept", aside.display());
+        }
+        let Some(digest) = digest else { return Ok(None) };
+        let segment = Arc::new(Segment::new(self.fs.clone(), path, digest));
+        segment.rename(name)?;
+        Ok(Some(segment))
+    }
+
+    /// Syncs a file and counts it.
+    pub(super) fn timed_sync(&self, file: &dyn File) -> io::Result<()> {
+        let start = self.clock.now();
+        let result = file.sync_data();
+        self.gauges.syncs.inc();
+        self.gauges.sync_seconds.observe_span(self.clock.now().since(start));
+        if let Err(e) = &result {
+            self.note_failed_sync(e);
+        }
+        result
+    }
+
+    /// A failed sync turns this node's readiness off: its disk cannot be trusted.
+    pub(super) fn note_failed_sync(&self, error: &io::Error) {
+        self.healthy.store(false, Ordering::Relaxed);
+        self.metrics.counter(m::WRITE_ERRORS, &["sync"]).inc();
+        log::error!("bringing segments to stable storage: {error}; this node is no longer ready");
+    }
+
+    /// Syncs what the fast port has written since the last time.
+    fn sync_written(&self) {
+        for slot in &self.slots[..self.slots.len() - 1] {
+            let unsynced = lock(&slot.writer).active.as_ref().map(|active| (active.synced, active.len()));
+            if unsynced.is_some_and(|(synced, len)| synced < len) {
+                super::durable::sync_once(self, slot);
+            }
+            lock(&slot.writer).closed_unsynced.clear();
+        }
+    }
+
+    fn expire_pending(&self, now: Monotonic) {
+        let expired = {
+            let mut queue = lock(&self.queue);
+            queue.forget_old_commits(now);
+            queue.expired(now)
+        };
+        for id in expired {
+            log::warn!("segment {id} was not committed in time: it is offered again");
+            self.failed(id);
+        }
+    }
+
+    /// Removes committed segments, after the mark that keeps their ids from being given again is saved.
+    pub fn remove_committed(&self) {
+        if self.graveyard.is_empty() {
+            return;
+        }
+        if let Err(e) = self.save_mark(UnixNanos(self.committed_to.load(Ordering::Relaxed))) {
+            log::error!("saving the clock mark in {}: {e}", self.dir.display());
+            return;
+        }
+        for (path, e) in self.graveyard.sweep() {
+            log::error!("removing the committed segment {}: {e}", path.display());
+        }
+    }
+
+    /// Saves the highest nanosecond used so far, as the name of an empty file.
+    fn save_mark(&self, to: UnixNanos) -> io::Result<()> {
+        let mut marked = lock(&self.marked);
+        if marked.as_ref().is_some_and(|(saved, _)| *saved >= to) {
+            return Ok(());
+        }
+        let path = self.dir.join(format!("{}.{MARK_EXTENSION}", Id::new(to, StreamBits::from_random(0), 0)));
+        match self.fs.create_new(&path) {
+            Ok(_) => {}
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(e),
+        }
+        self.fs.sync_dir(&self.dir)?;
+        if let Some((_, old)) = marked.replace((to, path)) {
+            self.fs.remove(&old)?;
+        }
+        Ok(())
+    }
+
+    fn look_at_room(&self) {
+        let Ok(space) = self.fs.space(&self.dir) else { return };
+        let full = space.available.0 < RESERVE.min(space.total.0 / 16);
+        let was = self.nearly_full.swap(full, Ordering::Relaxed);
+        self.metrics.gauge(m::DISK_FREE, &["ingest"]).set(space.available.0 as f64);
+        if full && !was {
+            log::error!(
+                "{} bytes are free at {}: connections are held until there is room",
+                space.available.0,
+                self.dir.display()
+            );
+        } else if was && !full {
+            log::info!("there is room again at {}", self.dir.display());
+        }
+    }
+}

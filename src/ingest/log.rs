@@ -1,0 +1,452 @@
+//! The ingest tier's directory of segments: appending batches, closing segments, and what a query may read.
+
+use super::durable::Group;
+use super::queue::{Queue, Verdict};
+use crate::ops::metrics::{self as m, Counter, Histogram, Metrics};
+use crate::record::id::{Id, IdClock, IdRun, StreamBits};
+use crate::record::line::Cut;
+use crate::record::stored::Checker;
+use crate::segment::handle::Graveyard;
+use crate::segment::readable::{Readable, Source};
+use crate::segment::{Bounds, Segment, State};
+use crate::stream::registry::Registry;
+use crate::unit::{Bytes, Monotonic, UnixNanos};
+use crate::world::clock::Clock;
+use crate::world::crew::{Stop, lock, wait_for};
+use crate::world::entropy::random_u64;
+use crate::world::fs::{File, FileSystem};
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+/// What an operator may set.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// A segment is closed when it is this large.
+    pub flush_size: Bytes,
+    /// A segment is closed when it is this old.
+    pub flush_age: Duration,
+    /// A pending segment goes back to flushed after this.
+    pub pending_timeout: Duration,
+}
+
+/// Closed segments that wait to be synced; at this many, writers wait for the disk.
+const MOST_CLOSING: usize = 64;
+
+/// The numbers the log keeps.
+pub(super) struct Gauges {
+    pub bytes: Counter,
+    pub records: Counter,
+    pub syncs: Counter,
+    pub flush_age: Histogram,
+    pub flush_size: Histogram,
+    pub sync_seconds: Histogram,
+    pub committed: Counter,
+    pub committed_bytes: Counter,
+    pub failed: Counter,
+    pub corrupt: Counter,
+}
+
+/// The directory of ingest segments.
+pub struct IngestLog {
+    pub(super) fs: Arc<dyn FileSystem>,
+    pub(super) dir: PathBuf,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) gauges: Gauges,
+    pub(super) limits: Limits,
+    pub(super) ids: IdClock,
+    pub(super) slots: Vec<Slot>,
+    pub(super) queue: Mutex<Queue>,
+    /// Notified when something was closed, flushed, given back or committed.
+    pub(super) moved: Condvar,
+    pub(super) graveyard: Graveyard,
+    /// The highest nanosecond of segments that were committed, which the saved mark must reach before they are removed.
+    pub(super) committed_to: AtomicU64,
+    pub(super) marked: Mutex<Option<(UnixNanos, PathBuf)>>,
+    /// Set when the medium is nearly full: writers wait before they make it worse.
+    pub(super) nearly_full: AtomicBool,
+    /// Cleared after a failed sync: this node should not be given work.
+    pub(super) healthy: AtomicBool,
+    live: Arc<Registry>,
+    _lock: Box<dyn Send + Sync>,
+}
+
+/// One writer: at most one active segment.
+pub struct Slot {
+    pub(super) writer: Mutex<Writer>,
+    /// The group commit of those who wait for stable storage; idle for a slot of the fast port.
+    pub group: Group,
+}
+
+#[derive(Default)]
+pub(super) struct Writer {
+    pub active: Option<Active>,
+    /// The batch as it goes to the file. Kept from batch to batch; at most 28 times as large as a batch of empty lines.
+    scratch: Vec<u8>,
+    /// Files that were closed before they were synced, for the group commit.
+    pub closed_unsynced: Vec<Arc<dyn File>>,
+    /// Bytes ever appended through this slot.
+    pub appended: u64,
+}
+
+/// A segment being written.
+pub(super) struct Active {
+    pub file: Arc<dyn File>,
+    pub path: PathBuf,
+    stream: StreamBits,
+    counter: u32,
+    checker: Checker,
+    last_ns: UnixNanos,
+    pub born: Monotonic,
+    pub synced: u64,
+    /// The name is not known to be on stable storage yet.
+    pub fresh: bool,
+    /// A sync of this file has failed: what it holds must be proven before it is passed on.
+    pub suspect: bool,
+}
+
+/// A closed segment on its way to stable storage.
+pub struct Closed {
+    pub(super) file: Arc<dyn File>,
+    pub(super) segment: Arc<Segment>,
+    pub(super) suspect: bool,
+}
+
+/// Why a segment was closed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reason {
+    /// It was full.
+    Size,
+    /// It was old.
+    Age,
+    /// The clock was set back.
+    Clock,
+    /// A write or sync failed.
+    Error,
+    /// The process ends.
+    Stop,
+}
+
+impl Reason {
+    fn label(self) -> &'static str {
+        match self {
+            Reason::Size => "size",
+            Reason::Age => "age",
+            Reason::Clock => "clock",
+            Reason::Error => "error",
+            Reason::Stop => "stop",
+        }
+    }
+}
+
+impl IngestLog {
+    /// Puts a log together from what recovery has found.
+    pub(super) fn assemble(parts: super::recover::Recovered, slots: usize) -> IngestLog {
+        let super::recover::Recovered { fs, dir, clock, metrics, limits, flushed, mark, marked, lock, live } = parts;
+        let gauges = Gauges {
+            bytes: metrics.counter(m::WRITER_BYTES, &[]),
+            records: metrics.counter(m::WRITER_RECORDS, &[]),
+            syncs: metrics.counter(m::WRITER_SYNCS, &[]),
+            flush_age: metrics.histogram(m::FLUSH_AGE, &[]),
+            flush_size: metrics.histogram(m::FLUSH_SIZE, &[]),
+            sync_seconds: metrics.histogram(m::SYNC_SECONDS, &["ingest"]),
+            committed: metrics.counter(m::INGEST_COMMITTED, &[]),
+            committed_bytes: metrics.counter(m::INGEST_COMMITTED_BYTES, &[]),
+            failed: metrics.counter(m::INGEST_FAILED, &[]),
+            corrupt: metrics.counter(m::CORRUPT, &["ingest"]),
+        };
+        let slot = || Slot { writer: Mutex::default(), group: Group::default() };
+        IngestLog {
+            fs,
+            dir,
+            clock,
+            metrics,
+            gauges,
+            limits,
+            ids: IdClock::resume(mark),
+            slots: (0..=slots.max(1)).map(|_| slot()).collect(),
+            queue: Mutex::new(Queue::of(flushed)),
+            moved: Condvar::new(),
+            graveyard: Graveyard::default(),
+            committed_to: AtomicU64::new(0),
+            marked: Mutex::new(marked),
+            nearly_full: AtomicBool::new(false),
+            healthy: AtomicBool::new(true),
+            live,
+            _lock: lock,
+        }
+    }
+
+    /// The slot a connection of the fast port writes to, by the connection's number.
+    pub fn fast_slot(&self, connection: u64) -> &Slot {
+        let fast = self.slots.len() - 1;
+        &self.slots[(connection % fast as u64) as usize]
+    }
+
+    /// The slot all connections of the durable port share, so that one sync serves them all.
+    pub fn durable_slot(&self) -> &Slot {
+        &self.slots[self.slots.len() - 1]
+    }
+
+    /// Whether syncs work and there is room: a node that is not should not be given work.
+    pub fn is_healthy(&self) -> bool {
+        self.healthy.load(Ordering::Relaxed) && !self.nearly_full.load(Ordering::Relaxed)
+    }
+
+    /// Gives each record of a batch its id and hands the batch to the operating system. Gives how many bytes the slot has
+    /// taken in all: the mark to wait for where the batch must be on stable storage.
+    ///
+    /// On an error nothing of the batch is kept, no counter was used up, and the same batch may be tried again.
+    pub fn append(&self, slot: &Slot, buffer: &[u8], cut: &Cut) -> io::Result<u64> {
+        let mut writer = lock(&slot.writer);
+        if cut.records.is_empty() {
+            return Ok(writer.appended);
+        }
+        let count = cut.records.len() as u64;
+        let reserved = self.ids.reserve(self.clock.unix(), count);
+        if let Some(by) = reserved.stepped_back {
+            log::warn!("the clock was set back by {by:?}: ids go back to the true time, in new segments");
+        }
+        self.close_if_unfit(&mut writer, reserved.first, count);
+        if writer.active.is_none() {
+            writer.active = Some(self.new_active(reserved.first)?);
+        }
+        let Writer { active: Some(active), scratch, .. } = &mut *writer else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        let (first, last) = format_batch(scratch, active, reserved.first, buffer, cut);
+        if let Err(e) = active.file.append(scratch) {
+            let torn = active.file.truncate(active.checker.len()).is_err();
+            if torn {
+                self.close(&mut writer, Reason::Error);
+            }
+            return Err(e);
+        }
+        active.checker.take_trusted(scratch, first, last, count);
+        active.counter = active.counter.wrapping_add(count as u32);
+        active.last_ns = UnixNanos(reserved.first.0 + count - 1);
+        self.gauges.bytes.add(scratch.len() as u64);
+        self.gauges.records.add(count);
+        self.live.publish(scratch, count);
+        let full = active.checker.len() >= self.limits.flush_size;
+        writer.appended += writer.scratch.len() as u64;
+        let appended = writer.appended;
+        if full {
+            self.close(&mut writer, Reason::Size);
+        }
+        Ok(appended)
+    }
+
+    /// Closes the active segment where the next ids would not ascend in it, or its counter would run over.
+    fn close_if_unfit(&self, writer: &mut Writer, first: UnixNanos, count: u64) {
+        let Some(active) = &writer.active else { return };
+        if first <= active.last_ns {
+            self.close(writer, Reason::Clock);
+        } else if u64::from(active.counter) + count > u64::from(u32::MAX) {
+            self.close(writer, Reason::Size);
+        }
+    }
+
+    fn new_active(&self, first: UnixNanos) -> io::Result<Active> {
+        let stream = StreamBits::from_random(random_u64());
+        let path = self.dir.join(Bounds::From(Id::new(first, stream, 0)).file_name(State::Active));
+        let file = self.fs.create_new(&path)?;
+        Ok(Active {
+            file,
+            path,
+            stream,
+            counter: 0,
+            checker: Checker::default(),
+            last_ns: UnixNanos(0),
+            born: self.clock.now(),
+            synced: 0,
+            fresh: true,
+            suspect: false,
+        })
+    }
+
+    /// Closes a slot's active segment and puts it before the flusher. The caller holds the slot's lock, so that a query
+    /// finds the segment either in the slot or in the queue.
+    pub(super) fn close(&self, writer: &mut Writer, reason: Reason) {
+        let Some(active) = writer.active.take() else { return };
+        let Some(digest) = active.checker.digest() else {
+            // Nothing was ever written whole: the file goes, and with it what a failed write may have left.
+            if let Err(e) = self.fs.remove(&active.path) {
+                log::warn!("removing the empty segment {}: {e}", active.path.display());
+            }
+            return;
+        };
+        self.metrics.counter(m::WRITER_FLUSHES, &[reason.label()]).inc();
+        self.gauges.flush_size.observe(digest.len.0 as f64);
+        self.gauges.flush_age.observe_span(self.clock.now().since(active.born));
+        if active.synced < digest.len.0 {
+            writer.closed_unsynced.push(active.file.clone());
+        }
+        let segment = Arc::new(Segment::new(self.fs.clone(), active.path, digest));
+        let suspect = active.suspect || reason == Reason::Error;
+        lock(&self.queue).closing.push(Arc::new(Closed { file: active.file, segment, suspect }));
+        self.moved.notify_all();
+    }
+
+    /// Closes the active segments of all slots.
+    pub fn close_all(&self, reason: Reason) {
+        for slot in &self.slots {
+            self.close(&mut lock(&slot.writer), reason);
+        }
+    }
+
+    /// Waits while the disk does not keep up with closed segments, or is nearly full. `false` when `stop` was raised.
+    pub fn wait_for_disk(&self, stop: &Stop) -> bool {
+        while self.nearly_full.load(Ordering::Relaxed) || lock(&self.queue).closing.len() >= MOST_CLOSING {
+            if stop.wait(Duration::from_millis(20)) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// What a query may read of this tier, as of now. Take it before the stores' own snapshot.
+    pub fn snapshot(&self, from: Id, to: Id) -> Vec<Readable> {
+        // Slots first, then the queue: a segment moves in that direction, under its slot's lock.
+        let mut found: Vec<Readable> = self.slots.iter().filter_map(|slot| lock(&slot.writer).readable()).collect();
+        let queue = lock(&self.queue);
+        let closed = queue.closing.iter().map(|closed| &closed.segment);
+        let waiting = queue.flushed.values().chain(queue.pending.values().map(|pending| &pending.segment));
+        for segment in closed.chain(waiting) {
+            let digest = segment.digest();
+            found.retain(|readable| readable.low != digest.first);
+            let source = Source::Segment(segment.clone());
+            found.push(Readable { source, low: digest.first, high: digest.last, len: digest.len });
+        }
+        found.retain(|readable| readable.low <= to && readable.high >= from);
+        found
+    }
+
+    /// Makes the oldest flushed segment pending.
+    pub fn next(&self) -> io::Result<Option<Arc<Segment>>> {
+        let taken = lock(&self.queue).take_next(self.clock.now(), self.limits.pending_timeout);
+        let Some((id, segment)) = taken else { return Ok(None) };
+        if let Err(e) = segment.rename(&Bounds::From(id).file_name(State::Pending)) {
+            let mut queue = lock(&self.queue);
+            if let Some(segment) = queue.fail(id) {
+                queue.flushed.insert(id, segment);
+            }
+            return Err(e);
+        }
+        Ok(Some(segment))
+    }
+
+    /// Gives a pending segment to be read.
+    pub fn read(&self, id: Id) -> Option<Arc<Segment>> {
+        lock(&self.queue).read(id, self.clock.now(), self.limits.pending_timeout)
+    }
+
+    /// Gives a pending segment more time.
+    pub fn renew(&self, id: Id) -> Verdict {
+        lock(&self.queue).renew(id, self.clock.now(), self.limits.pending_timeout)
+    }
+
+    /// Ends a segment's time here: R stores have it. The file goes soon after.
+    pub fn commit(&self, id: Id) -> Verdict {
+        let (verdict, segment) = lock(&self.queue).commit(id, self.clock.now());
+        if let Some(segment) = segment {
+            self.gauges.committed.inc();
+            self.gauges.committed_bytes.add(segment.digest().len.0);
+            self.committed_to.fetch_max(segment.digest().last.nanos().0, Ordering::Relaxed);
+            self.graveyard.give_up(segment);
+            self.moved.notify_all();
+        }
+        verdict
+    }
+
+    /// Gives a pending segment back: it is offered again.
+    pub fn failed(&self, id: Id) -> Verdict {
+        let Some(segment) = lock(&self.queue).pending.get(&id).map(|pending| pending.segment.clone()) else {
+            return Verdict::Unknown;
+        };
+        self.gauges.failed.inc();
+        if let Err(e) = segment.rename(&Bounds::From(id).file_name(State::Flushed)) {
+            log::error!("giving {} back: {e}", segment.path().display());
+        }
+        let mut queue = lock(&self.queue);
+        if let Some(segment) = queue.fail(id) {
+            queue.flushed.insert(id, segment);
+        }
+        self.moved.notify_all();
+        Verdict::Done
+    }
+
+    /// Takes a pending segment out of circulation because no consumer can merge it. Its file stays, as `.corrupt`.
+    pub fn set_aside(&self, id: Id) -> Verdict {
+        let Some(segment) = lock(&self.queue).fail(id) else { return Verdict::Unknown };
+        self.gauges.corrupt.inc();
+        let name = format!("{}.corrupt", Bounds::From(id).file_name(State::Pending));
+        match segment.rename(&name) {
+            Ok(()) => log::error!("no consumer can merge {}: it is set aside as {name}", Bounds::From(id)),
+            Err(e) => log::error!("setting {} aside: {e}", segment.path().display()),
+        }
+        Verdict::Done
+    }
+
+    /// Waits until every segment was taken over, at most for `span`. Gives whether it was so.
+    pub fn wait_until_drained(&self, span: Duration) -> bool {
+        let deadline = self.clock.now() + span;
+        let mut queue = lock(&self.queue);
+        while !queue.is_drained() {
+            let left = deadline.since(self.clock.now());
+            if left.is_zero() {
+                return false;
+            }
+            queue = wait_for(&self.moved, queue, left.min(Duration::from_millis(200)));
+        }
+        true
+    }
+
+    /// The live streams that get a copy of every batch.
+    pub fn live(&self) -> &Arc<Registry> {
+        &self.live
+    }
+
+    /// What time it is for this log.
+    pub fn clock(&self) -> &dyn Clock {
+        self.clock.as_ref()
+    }
+}
+
+impl Writer {
+    fn readable(&self) -> Option<Readable> {
+        let active = self.active.as_ref()?;
+        let digest = active.checker.digest()?;
+        let source = Source::Open(active.file.clone());
+        Some(Readable { source, low: digest.first, high: digest.last, len: digest.len })
+    }
+}
+
+impl Active {
+    /// How many bytes of whole records the file holds.
+    pub fn len(&self) -> u64 {
+        self.checker.len().0
+    }
+}
+
+/// Writes a batch in stored form into `scratch`. Gives its first and last id; the batch is not empty.
+fn format_batch(scratch: &mut Vec<u8>, active: &Active, first: UnixNanos, buffer: &[u8], cut: &Cut) -> (Id, Id) {
+    scratch.clear();
+    scratch.reserve(cut.text_len + cut.records.len() * 28);
+    let mut ends = (Id::MAX, Id::MIN);
+    for (&(from, to), id) in cut.records.iter().zip(IdRun::new(first, active.stream, active.counter)) {
+        ends = (ends.0.min(id), id);
+        scratch.extend_from_slice(&id.text());
+        scratch.push(b' ');
+        scratch.extend_from_slice(&buffer[from as usize..to as usize]);
+        scratch.push(b'\n');
+    }
+    ends
+}
+
+#[cfg(test)]
+#[path = "log_tests.rs"]
+mod tests;

@@ -1,0 +1,174 @@
+//! The ingest log on real files in a fresh directory, on a clock wound by hand.
+
+use super::*;
+use crate::ingest::flusher::Rounds;
+use crate::ingest::recover::Ground;
+use crate::record::line::LineCutter;
+use crate::record::stored;
+use crate::segment::reader::{BlockReader, FileRange};
+use crate::world::clock::VirtualClock;
+use crate::world::fs::real::RealFs;
+use std::path::Path;
+
+const START: UnixNanos = UnixNanos(1_795_000_000_000_000_000);
+
+fn limits() -> Limits {
+    Limits { flush_size: Bytes(10_000), flush_age: Duration::from_secs(3), pending_timeout: Duration::from_secs(60) }
+}
+
+fn open_at(dir: &Path, clock: Arc<VirtualClock>) -> IngestLog {
+    let ground = Ground { fs: Arc::new(RealFs), clock, metrics: Arc::default(), live: Arc::default() };
+    IngestLog::open(ground, dir, limits(), 2).expect("a sound directory")
+}
+
+fn append(log: &IngestLog, slot: &Slot, text: &[u8]) -> u64 {
+    let (mut cutter, mut cut) = (LineCutter::new(1 << 20), Cut::default());
+    cutter.finish(text, &mut cut);
+    log.append(slot, text, &cut).expect("room on the disk")
+}
+
+fn texts(log: &IngestLog) -> Vec<String> {
+    let mut records = Vec::new();
+    for readable in log.snapshot(Id::MIN, Id::MAX) {
+        let file = readable.source.open().expect("a file");
+        let mut reader = BlockReader::new(FileRange::new(file, Bytes(0), readable.len));
+        let mut block = Vec::new();
+        while reader.next_block(&mut block).expect("readable") {
+            records.extend(
+                stored::records(&block)
+                    .map(|record| (record.id().expect("an id"), String::from_utf8_lossy(record.text()).into_owned())),
+            );
+        }
+    }
+    records.sort();
+    records.into_iter().map(|(_, text)| text).collect()
+}
+
+#[test]
+fn a_record_is_readable_at_once_and_in_every_state_until_it_is_committed() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let clock = Arc::new(VirtualClock::at(START));
+    let log = open_at(dir.path(), clock.clone());
+    append(&log, log.fast_slot(0), b"one\ntwo\n");
+    assert_eq!(texts(&log), ["one", "two"]);
+    clock.advance(Duration::from_secs(3));
+    let mut rounds = Rounds::default();
+    log.round(&mut rounds);
+    assert_eq!(texts(&log), ["one", "two"]);
+    let segment = log.next().expect("renamed").expect("one segment");
+    let id = segment.digest().first;
+    assert_eq!(texts(&log), ["one", "two"]);
+    assert_eq!(log.commit(id), Verdict::NeverRead);
+    assert!(log.read(id).is_some());
+    assert_eq!(log.commit(id), Verdict::Done);
+    assert_eq!(texts(&log), Vec::<String>::new());
+    drop(segment);
+    log.round(&mut rounds);
+    let left: Vec<String> = RealFs.list(dir.path()).expect("a directory").into_iter().map(|e| e.name).collect();
+    assert!(left.iter().all(|name| name == "LOCK" || name.ends_with(".mark")), "{left:?}");
+}
+
+#[test]
+fn what_was_active_pending_or_torn_is_flushed_after_a_restart() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let clock = Arc::new(VirtualClock::at(START));
+    let log = open_at(dir.path(), clock.clone());
+    append(&log, log.fast_slot(0), b"first\n");
+    log.close_all(Reason::Age);
+    log.flush_closed();
+    log.next().expect("renamed").expect("one segment");
+    append(&log, log.fast_slot(1), b"second\n");
+    let active = lock(&log.fast_slot(1).writer).active.as_ref().expect("active").file.clone();
+    active.append(b"01ARZ3NDEKTSV4RRFFQ69G5FAV torn").expect("room");
+    drop((active, log));
+    for _ in 0..2 {
+        let log = open_at(dir.path(), clock.clone());
+        assert_eq!(texts(&log), ["first", "second"]);
+        let names: Vec<String> = RealFs.list(dir.path()).expect("a directory").into_iter().map(|e| e.name).collect();
+        assert_eq!(names.iter().filter(|name| name.ends_with(".flushed")).count(), 2, "{names:?}");
+    }
+}
+
+#[test]
+fn ids_go_on_where_they_were_though_the_clock_is_behind_after_a_restart() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let log = open_at(dir.path(), Arc::new(VirtualClock::at(START)));
+    append(&log, log.fast_slot(0), b"before\n");
+    log.close_all(Reason::Stop);
+    log.flush_closed();
+    let id = log.next().expect("renamed").expect("one segment").digest().first;
+    log.read(id);
+    log.commit(id);
+    log.remove_committed();
+    drop(log);
+    let log = open_at(dir.path(), Arc::new(VirtualClock::at(UnixNanos(START.0 - 5_000_000_000))));
+    append(&log, log.fast_slot(0), b"after\n");
+    assert!(log.snapshot(Id::MIN, Id::MAX)[0].low > id);
+}
+
+#[test]
+fn a_clock_set_back_by_a_year_begins_a_new_segment_at_the_true_time() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let clock = Arc::new(VirtualClock::at(START));
+    let log = open_at(dir.path(), clock.clone());
+    append(&log, log.fast_slot(0), b"next year\n");
+    clock.set_unix(UnixNanos(START.0 - 31_536_000_000_000_000));
+    append(&log, log.fast_slot(0), b"this year\n");
+    assert_eq!(texts(&log), ["this year", "next year"]);
+    assert_eq!(log.snapshot(Id::MIN, Id::MAX).len(), 2);
+}
+
+#[test]
+fn a_file_that_is_no_segment_is_set_aside_and_a_damaged_one_gives_what_is_whole() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let clock = Arc::new(VirtualClock::at(START));
+    let log = open_at(dir.path(), clock.clone());
+    append(&log, log.fast_slot(0), b"a\nb\nc\n");
+    drop(log);
+    let name = RealFs
+        .list(dir.path())
+        .expect("a directory")
+        .into_iter()
+        .find(|e| e.name.ends_with(".active"))
+        .expect("one")
+        .name;
+    let path = dir.path().join(&name);
+    let mut bytes = std::fs::read(&path).expect("a file");
+    bytes[29..33].copy_from_slice(b"....");
+    std::fs::write(&path, bytes).expect("a file");
+    std::fs::write(dir.path().join("notes.txt"), "mine").expect("a file");
+    std::fs::create_dir(dir.path().join("sub")).expect("a directory");
+    let log = open_at(dir.path(), clock);
+    assert_eq!(texts(&log), ["a", "c"]);
+    assert_eq!(std::fs::read(dir.path().join("notes.txt.corrupt")).expect("set aside"), b"mine");
+    assert!(dir.path().join(format!("{name}.corrupt")).exists());
+    assert!(dir.path().join("sub").is_dir());
+}
+
+#[test]
+fn one_sync_serves_all_who_wait_for_the_durable_slot() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let log = open_at(dir.path(), Arc::new(VirtualClock::at(START)));
+    let slot = log.durable_slot();
+    let marks = [append(&log, slot, b"one\n"), append(&log, slot, b"two\n")];
+    super::super::durable::sync_once(&log, slot);
+    for mark in marks {
+        slot.group.wait(0, mark, &Stop::default()).expect("synced");
+    }
+    assert_eq!(log.gauges.syncs.get(), 1);
+}
+
+#[test]
+fn a_full_segment_is_closed_and_what_was_not_committed_in_time_is_offered_again() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let clock = Arc::new(VirtualClock::at(START));
+    let log = open_at(dir.path(), clock.clone());
+    append(&log, log.fast_slot(0), &b"0123456789\n".repeat(1_000));
+    let mut rounds = Rounds::default();
+    log.round(&mut rounds);
+    let first = log.next().expect("renamed").expect("closed by its size").digest().first;
+    assert!(log.next().expect("renamed").is_none());
+    clock.advance(Duration::from_secs(61));
+    log.round(&mut rounds);
+    assert_eq!(log.next().expect("renamed").expect("offered again").digest().first, first);
+}

@@ -1,0 +1,133 @@
+//! The threads that scan: a fixed number for the whole process, fair between queries.
+//!
+//! Every query has a line of its own; a free thread takes one piece of work from the line whose turn it is. So a query over
+//! a week does not hold up one over a minute. How much a query has in line is bounded by the query (see `scan`).
+
+use crate::world::crew::{Crew, LARGE_STACK, Stop, lock, wait_for};
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+type Work = Box<dyn FnOnce() + Send>;
+
+/// The scanning threads.
+#[derive(Default)]
+pub struct Pool {
+    lines: Mutex<Lines>,
+    arrived: Condvar,
+}
+
+#[derive(Default)]
+struct Lines {
+    /// Lines that are not empty, the next one to be served first.
+    waiting: VecDeque<(u64, VecDeque<Work>)>,
+    numbers: u64,
+}
+
+/// A query's line.
+pub struct Line {
+    pool: Arc<Pool>,
+    number: u64,
+}
+
+impl Pool {
+    /// Starts `threads` of them; they end when `stop` is raised.
+    pub fn start(threads: usize, crew: &Crew, stop: &Stop) -> io::Result<Arc<Pool>> {
+        let pool = Arc::new(Pool::default());
+        for n in 0..threads.max(1) {
+            let (pool, stop) = (pool.clone(), stop.clone());
+            crew.start(&format!("scan {n}"), LARGE_STACK, move || pool.work(&stop))?;
+        }
+        Ok(pool)
+    }
+
+    /// Opens a line.
+    pub fn line(self: &Arc<Pool>) -> Line {
+        let mut lines = lock(&self.lines);
+        lines.numbers += 1;
+        Line { pool: self.clone(), number: lines.numbers }
+    }
+
+    fn work(&self, stop: &Stop) {
+        while !stop.is_raised() {
+            if let Some(work) = self.next() {
+                // A panic costs the piece of work, whose query sees that no answer comes, not the thread.
+                let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+            }
+        }
+    }
+
+    fn next(&self) -> Option<Work> {
+        let mut lines = lock(&self.lines);
+        if lines.waiting.is_empty() {
+            lines = wait_for(&self.arrived, lines, Duration::from_millis(500));
+        }
+        let (number, mut line) = lines.waiting.pop_front()?;
+        let work = line.pop_front();
+        if !line.is_empty() {
+            lines.waiting.push_back((number, line));
+        }
+        work
+    }
+}
+
+impl Line {
+    /// Puts a piece of work in line.
+    pub fn add(&self, work: impl FnOnce() + Send + 'static) {
+        let mut lines = lock(&self.pool.lines);
+        match lines.waiting.iter_mut().find(|(number, _)| *number == self.number) {
+            Some((_, line)) => line.push_back(Box::new(work)),
+            None => lines.waiting.push_back((self.number, VecDeque::from([Box::new(work) as Work]))),
+        }
+        self.pool.arrived.notify_one();
+    }
+}
+
+/// What is still in line when a query ends is not done.
+impl Drop for Line {
+    fn drop(&mut self) {
+        let left = {
+            let mut lines = lock(&self.pool.lines);
+            let at = lines.waiting.iter().position(|(number, _)| *number == self.number);
+            at.and_then(|at| lines.waiting.remove(at))
+        };
+        drop(left);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_short_line_does_not_wait_for_a_long_one() {
+        let pool = Arc::new(Pool::default());
+        let (long, short) = (pool.line(), pool.line());
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let note = |who: &'static str| {
+            let order = order.clone();
+            move || lock(&order).push(who)
+        };
+        for _ in 0..5 {
+            long.add(note("long"));
+        }
+        short.add(note("short"));
+        while let Some(work) = pool.next().filter(|_| lock(&order).len() < 6) {
+            work();
+            if lock(&order).len() == 6 {
+                break;
+            }
+        }
+        assert_eq!(*lock(&order), ["long", "short", "long", "long", "long", "long"]);
+    }
+
+    #[test]
+    fn what_is_left_in_a_line_goes_with_it() {
+        let pool = Arc::new(Pool::default());
+        let line = pool.line();
+        line.add(|| panic!("never done"));
+        drop(line);
+        assert!(lock(&pool.lines).waiting.is_empty());
+    }
+}

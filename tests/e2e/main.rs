@@ -1,0 +1,15 @@
+//! End to end: the real binary, its real ports, a directory of its own for every node, clients as people use them.
+//!
+//! `OKLOG_TEST_BINARY` names another binary to test (the static one), `OKLOG_TEST_DATA` a directory of real log files.
+
+mod harness;
+
+mod answers;
+mod commands;
+mod forwarding;
+mod hostile;
+mod matching;
+mod real_logs;
+mod serving;
+mod times;
+mod tools;
