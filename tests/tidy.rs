@@ -2,6 +2,8 @@
 //!
 //! Reads the sources as text. What stands in comments, in strings and in `#[cfg(test)]` parts does not count.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test may panic, its helpers too
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,20 +1,25 @@
 //! A consumer at work: a fake ingester, real stores in memory.
 
-use super::links::{Fixed, IngestLink, LinkError, Offer, Reading, StoreLink};
+use super::links::{Fixed, HttpPeer, IngestLink, LinkError, Offer, Reading, StoreLink};
 use super::machine::Settings;
 use super::thread::{Carrier, run};
+use crate::http::client::{Patience, agent};
+use crate::http::{HttpServer, Lane, Limits, Reply, Request, Route, path};
 use crate::ops::metrics::{self, Metrics};
 use crate::record::id::Id;
 use crate::record::stored;
 use crate::segment::reader::FileRange;
+use crate::segment::wire;
 use crate::store::log::StoreLog;
 use crate::store::replicate::Receipt;
 use crate::unit::Bytes;
 use crate::world::clock::SystemClock;
-use crate::world::crew::{Stop, both, lock};
+use crate::world::crew::{Crew, Farewell, Stop, both, lock};
+use crate::world::fs::FileSystem;
 use crate::world::fs::memory::MemoryFs;
 use std::collections::BTreeMap;
 use std::io::Read;
+use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -115,6 +120,16 @@ fn content(store: &StoreLog) -> Vec<u8> {
 
 /// Runs a consumer until the fake has nothing left.
 fn consume(fake: &Arc<Fake>, stores: Vec<Arc<dyn StoreLink>>, replicas: usize) -> Arc<Metrics> {
+    consume_from(fake, vec![fake.clone()], stores, replicas)
+}
+
+/// The same, where the consumer reaches the fake by other links.
+fn consume_from(
+    fake: &Arc<Fake>,
+    ingesters: Vec<Arc<dyn IngestLink>>,
+    stores: Vec<Arc<dyn StoreLink>>,
+    replicas: usize,
+) -> Arc<Metrics> {
     let metrics = Arc::new(Metrics::default());
     let settings = Settings {
         replicas,
@@ -126,7 +141,7 @@ fn consume(fake: &Arc<Fake>, stores: Vec<Arc<dyn StoreLink>>, replicas: usize) -
     let carrier = Carrier {
         settings,
         buffer: Bytes(1 << 20),
-        members: Arc::new(Fixed { ingesters: vec![fake.clone()], stores }),
+        members: Arc::new(Fixed { ingesters, stores }),
         clock: Arc::new(SystemClock::default()),
         metrics: metrics.clone(),
     };
@@ -191,6 +206,93 @@ fn a_rotten_segment_is_set_aside_and_the_others_are_not_held_up() {
     let mut expected = segment(0..100);
     expected.extend(segment(200..300));
     assert_eq!(content(&store), expected);
+}
+
+#[test]
+fn over_http_it_is_the_same_and_a_rotten_segment_leaves_no_file() {
+    let fake = Arc::new(Fake::with([segment(0..6_000), segment(3_000..10_000), segment(200_000..200_010)]));
+    lock(&fake.state).rotten.push(Id(200_000));
+    let store = store();
+    let (crew, stop) = (Crew::default(), Stop::default());
+    let listen = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let mut routes = crate::store::api::routes(&store, Bytes(64 << 20));
+    routes.extend(routes_of(&fake));
+    let server = HttpServer::start(listen, routes, Limits::default(), Arc::default(), crew.clone(), stop.clone());
+    let host = server.expect("starts").local_addr().to_string();
+    let peer = Arc::new(HttpPeer::new(agent(Patience::NODE), host));
+    consume_from(&fake, vec![peer.clone()], vec![peer], 1);
+    stop.raise();
+    assert!(content(&store) == segment(0..10_000));
+    assert_eq!(store.snapshot(Id(0), Id::MAX).len(), 1);
+    let state = lock(&fake.state);
+    assert_eq!((state.committed, &state.aside[..]), (2, &[Id(200_000)][..]));
+    assert_eq!(crew.join_all(Duration::from_secs(60)), Farewell::default());
+}
+
+#[test]
+fn over_http_a_store_refuses_what_is_no_segment_and_says_when_it_has_no_room() {
+    let fs = MemoryFs::new();
+    let store = StoreLog::open(Arc::new(fs.clone()), "store", Arc::new(SystemClock::default()), Arc::default());
+    let (crew, stop) = (Crew::default(), Stop::default());
+    let listen = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let routes = crate::store::api::routes(&store.expect("opens"), Bytes(64 << 20));
+    let server = HttpServer::start(listen, routes, Limits::default(), Arc::default(), crew.clone(), stop.clone());
+    let peer = HttpPeer::new(agent(Patience::NODE), server.expect("starts").local_addr().to_string());
+    let refused = peer.replicate(&mut &b"not a segment\n"[..]).expect_err("refused").to_string();
+    assert!(refused.contains("status 400: not a segment: no id where a record must begin"), "{refused}");
+    fs.set_capacity(Bytes(1000));
+    let full = peer.replicate(&mut &segment(0..100)[..]);
+    assert!(matches!(full, Err(LinkError::Full { .. })), "{full:?}");
+    fs.set_capacity(Bytes(1 << 20));
+    let content = segment(0..100);
+    let mut broken = (&content[..]).chain(Failing);
+    assert!(peer.replicate(&mut broken).is_err());
+    stop.raise();
+    crew.join_all(Duration::from_secs(60));
+    let names = fs.list(std::path::Path::new("store")).expect("a directory");
+    assert!(names.iter().all(|entry| !entry.name.contains('-')), "{names:?}");
+}
+
+struct Failing;
+
+impl Read for Failing {
+    fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+        Err(std::io::Error::other("as the test wants"))
+    }
+}
+
+/// The fake's routes.
+fn routes_of(fake: &Arc<Fake>) -> Vec<Route> {
+    let route = |path, answer: fn(&Fake, &Request, Reply) -> std::io::Result<()>| {
+        let fake = fake.clone();
+        let handler = Arc::new(move |request: &mut Request, reply: Reply| answer(&fake, request, reply));
+        Route { path, methods: &["GET", "POST"], lane: Lane::Short, body_limit: Bytes(0), handler }
+    };
+    fn id(request: &Request) -> Id {
+        Id::parse(request.param("id").expect("an id").as_bytes()).expect("an id")
+    }
+    vec![
+        route(path::INGEST_NEXT, |fake, _, reply| match fake.next().expect("never fails") {
+            Some(offer) => reply.send(200, &[(wire::LENGTH, offer.len.0.to_string())], offer.id.to_string().as_bytes()),
+            None => reply.send(404, &[], b""),
+        }),
+        route(path::INGEST_READ, |fake, request, reply| {
+            let mut reading = fake.read(id(request)).expect("never fails");
+            let headers = [(wire::LENGTH, reading.len.0.to_string()), (wire::CRC32, wire::crc32_text(reading.crc32))];
+            let mut body = reply.sized(200, &headers, reading.len.0)?;
+            std::io::copy(&mut reading.body, &mut body)?;
+            body.finish()
+        }),
+        route(path::INGEST_COMMIT, |fake, request, reply| {
+            fake.commit(id(request)).expect("never fails");
+            reply.send(200, &[], b"")
+        }),
+        route(path::INGEST_FAILED, |fake, request, reply| {
+            let aside = request.has_param("corrupt");
+            if aside { fake.set_aside(id(request)) } else { fake.failed(id(request)) }.expect("never fails");
+            reply.send(200, &[], b"")
+        }),
+    ]
 }
 
 /// A store under a name of its own.

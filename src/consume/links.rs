@@ -3,6 +3,7 @@
 //! What lies in the same process is called directly; the others are asked over HTTP. A call may fail after the peer has
 //! acted on it, so each one may be made again: commit, failed, renew and replicate are idempotent.
 
+use crate::http::path;
 use crate::record::id::Id;
 use crate::segment::wire;
 use crate::store::log::StoreLog;
@@ -221,7 +222,7 @@ impl IngestLink for HttpPeer {
 
     fn next(&self) -> Result<Option<Offer>, LinkError> {
         let doing = "asking for the next segment of";
-        let answer = self.get(doing, "/ingest/next", None)?;
+        let answer = self.get(doing, path::INGEST_NEXT, None)?;
         let status = answer.status().as_u16();
         let len = header(&answer, wire::LENGTH).and_then(wire::parse_decimal);
         let said = first_words(answer);
@@ -238,7 +239,7 @@ impl IngestLink for HttpPeer {
 
     fn read(&self, id: Id) -> Result<Reading, LinkError> {
         let doing = "reading a segment of";
-        let answer = self.get(doing, "/ingest/read", Some(id))?;
+        let answer = self.get(doing, path::INGEST_READ, Some(id))?;
         let status = answer.status().as_u16();
         if status != 200 {
             return Err(self.refusal(doing, status, first_words(answer)));
@@ -252,19 +253,19 @@ impl IngestLink for HttpPeer {
     }
 
     fn commit(&self, id: Id) -> Result<(), LinkError> {
-        self.tell("committing a segment of", self.url("/ingest/commit", Some(id)))
+        self.tell("committing a segment of", self.url(path::INGEST_COMMIT, Some(id)))
     }
 
     fn failed(&self, id: Id) -> Result<(), LinkError> {
-        self.tell("giving back a segment of", self.url("/ingest/failed", Some(id)))
+        self.tell("giving back a segment of", self.url(path::INGEST_FAILED, Some(id)))
     }
 
     fn renew(&self, id: Id) -> Result<(), LinkError> {
-        self.tell("renewing a segment of", self.url("/ingest/renew", Some(id)))
+        self.tell("renewing a segment of", self.url(path::INGEST_RENEW, Some(id)))
     }
 
     fn set_aside(&self, id: Id) -> Result<(), LinkError> {
-        self.tell("setting a segment aside at", self.url("/ingest/failed", Some(id)) + "&corrupt")
+        self.tell("setting a segment aside at", self.url(path::INGEST_FAILED, Some(id)) + "&corrupt")
     }
 }
 
@@ -275,7 +276,7 @@ impl StoreLink for HttpPeer {
 
     fn replicate(&self, body: &mut dyn Read) -> Result<Receipt, LinkError> {
         let doing = "replicating to";
-        let request = self.agent.post(self.url("/store/replicate", None));
+        let request = self.agent.post(self.url(path::STORE_REPLICATE, None));
         let answer = request.send(SendBody::from_reader(body)).map_err(|e| self.broken(doing, e))?;
         let status = answer.status().as_u16();
         let receipt = Receipt::from_headers(|name| header(&answer, name));

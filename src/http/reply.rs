@@ -126,8 +126,8 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// Answers with a body that is there. Header values are percent-encoded where they hold control characters, other
-    /// than ASCII, or `%`; `Content-Type` is plain text unless it is given. To a `HEAD` the body is not sent.
+    /// Answers with a body that is there. Header values are percent-encoded where they hold control characters or what is not
+    /// ASCII; `Content-Type` is plain text unless it is given. To a `HEAD` the body is not sent.
     pub fn send(mut self, status: u16, headers: &[(&str, String)], body: &[u8]) -> io::Result<()> {
         let mut writer = self.begin(status, headers, Framing::Sized(body.len() as u64))?;
         writer.write_all(body)?;

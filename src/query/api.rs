@@ -10,7 +10,7 @@ use crate::merge::k_way::Merge;
 use crate::ops::metrics::{self as m, Metrics};
 use crate::record::id::Id;
 use crate::segment::readable::Readable;
-use crate::unit::Monotonic;
+use crate::unit::{Monotonic, show_duration};
 use crate::world::clock::Clock;
 use memchr::memchr_iter;
 use std::io::{self, Write};
@@ -122,7 +122,7 @@ impl Reader {
             ("X-Oklog-Segments-Queried", segments.to_string()),
             ("X-Oklog-Max-Data-Set-Size", reach.to_string()),
             ("X-Oklog-Error-Count", "0".to_string()),
-            ("X-Oklog-Duration", format!("{:?}", self.clock.now().since(began))),
+            ("X-Oklog-Duration", show_duration(self.clock.now().since(began))),
             ("X-Oklog-Complete", "true".to_string()),
         ]);
         headers

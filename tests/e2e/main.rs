@@ -2,6 +2,8 @@
 //!
 //! `OKLOG_TEST_BINARY` names another binary to test (the static one), `OKLOG_TEST_DATA` a directory of real log files.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test may panic, its helpers too
+
 mod harness;
 
 mod answers;
