@@ -1,7 +1,8 @@
 //! What is whole in a segment file: read once from front to back, and cut or copied out where it is not.
 
 use super::reader::{BlockReader, FileRange};
-use crate::record::stored::{Checker, Digest, NotStored};
+use crate::record::id::Id;
+use crate::record::stored::{Checker, Digest, NotStored, records};
 use crate::unit::Bytes;
 use crate::world::fs::{File, FileSystem};
 use std::io;
@@ -55,33 +56,109 @@ pub fn examine(file: &Arc<dyn File>) -> io::Result<Examined> {
 
 /// Takes the sound records at the front of a block that is not sound as a whole.
 fn take_one_by_one(checker: &mut Checker, block: &[u8]) {
-    for stored in crate::record::stored::records(block) {
+    for stored in records(block) {
         if checker.take(stored.whole).is_err() {
             return;
         }
     }
 }
 
-/// Copies every record that is whole and ascends to a new file at `to` and syncs that; what lies between is passed over.
-/// The caller syncs the directory. `None`, and no file, if there is not one record.
-pub fn salvage(fs: &dyn FileSystem, from: &Arc<dyn File>, to: &Path) -> io::Result<Option<Digest>> {
-    let size = from.size()?;
-    let mut reader = BlockReader::new(FileRange::new(from.clone(), Bytes(0), size));
-    let target = fs.create_new(to)?;
+/// Hands every record that is whole and in order to `keep`, in blocks, and passes over what lies between. `None` if there
+/// is not one.
+///
+/// Where two neighbours are out of order one of the two ids is damaged: a record whose id is larger than its successor's
+/// is passed over, so that one wrong id does not cost all that follows.
+pub fn sift(file: &Arc<dyn File>, keep: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<Option<Digest>> {
+    let mut reader = BlockReader::new(FileRange::new(file.clone(), Bytes(0), file.size()?));
     let (mut checker, mut block, mut kept) = (Checker::default(), Vec::new(), Vec::new());
+    let mut waiting: Option<(Id, Vec<u8>)> = None;
+    let mut last = None;
     while reader.next_block(&mut block)? {
         kept.clear();
-        for stored in crate::record::stored::records(&block) {
-            if checker.take(stored.whole).is_ok() {
-                kept.extend_from_slice(stored.whole);
+        for record in records(&block) {
+            let Some(id) = record.id().filter(|id| last.is_none_or(|last| *id > last)) else { continue };
+            if let Some((before, stored)) = waiting.take().filter(|(before, _)| *before < id) {
+                last = Some(before);
+                kept.extend_from_slice(&stored);
             }
+            waiting = Some((id, record.whole.to_vec()));
         }
-        target.append(&kept)?;
+        take_kept(&mut checker, &kept, keep)?;
     }
-    let digest = checker.digest();
+    if let Some((_, stored)) = waiting {
+        take_kept(&mut checker, &stored, keep)?;
+    }
+    Ok(checker.digest())
+}
+
+fn take_kept(checker: &mut Checker, kept: &[u8], keep: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+    checker.take(kept).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+    keep(kept)
+}
+
+/// Copies what [`sift`] finds to a new file at `to` and syncs that. The caller syncs the directory. `None`, and no file, if
+/// there is not one record.
+pub fn salvage(fs: &dyn FileSystem, from: &Arc<dyn File>, to: &Path) -> io::Result<Option<Digest>> {
+    let target = fs.create_new(to)?;
+    let digest = sift(from, &mut |kept| target.append(kept))?;
     match digest {
         Some(_) => target.sync_data()?,
         None => fs.remove(to)?,
     }
     Ok(digest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::stored;
+    use crate::world::fs::memory::MemoryFs;
+
+    fn file_of(ids: &[u128], spoil: &[usize]) -> (MemoryFs, Arc<dyn File>) {
+        let (fs, mut bytes) = (MemoryFs::new(), Vec::new());
+        for (n, id) in ids.iter().enumerate() {
+            let start = bytes.len();
+            stored::write(&mut bytes, Id(*id), b"text");
+            if spoil.contains(&n) {
+                bytes[start + 3] = b'!';
+            }
+        }
+        fs.create_dir_all(Path::new("d")).expect("in memory");
+        let file = fs.create_new(Path::new("d/f")).expect("in memory");
+        file.append(&bytes).expect("in memory");
+        (fs, file)
+    }
+
+    fn sifted(ids: &[u128], spoil: &[usize]) -> Vec<u128> {
+        let (_fs, file) = file_of(ids, spoil);
+        let mut all = Vec::new();
+        let mut keep = |kept: &[u8]| {
+            all.extend(records(kept).filter_map(|record| record.id()).map(|id| id.0));
+            Ok(())
+        };
+        sift(&file, &mut keep).expect("readable");
+        all
+    }
+
+    #[test]
+    fn what_is_whole_on_both_sides_of_damage_is_kept() {
+        assert_eq!(sifted(&[1, 2, 3, 4], &[1]), [1, 3, 4]);
+        assert_eq!(sifted(&[1, 2, 3, 4], &[0, 3]), [2, 3]);
+        assert_eq!(sifted(&[1, 2], &[0, 1]), Vec::<u128>::new());
+    }
+
+    #[test]
+    fn one_id_that_is_far_too_large_or_too_small_costs_only_its_own_record() {
+        assert_eq!(sifted(&[1, 2, 900, 3, 4], &[]), [1, 2, 3, 4]);
+        assert_eq!(sifted(&[5, 6, 1, 7, 8], &[]), [5, 6, 7, 8]);
+        assert_eq!(sifted(&[900, 1, 2], &[]), [1, 2]);
+        assert_eq!(sifted(&[1, 2, 2, 3], &[]), [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_file_without_one_record_leaves_none_behind() {
+        let (fs, file) = file_of(&[1], &[0]);
+        assert_eq!(salvage(&fs, &file, Path::new("d/out")).expect("readable"), None);
+        assert_eq!(fs.open(Path::new("d/out")).err().map(|e| e.kind()), Some(io::ErrorKind::NotFound));
+    }
 }

@@ -10,7 +10,7 @@ use super::writer::{self, Sealed, Writer};
 use crate::ops::metrics::{self, Counter, Histogram, Metrics};
 use crate::record::id::Id;
 use crate::segment::handle::{Graveyard, Known};
-use crate::segment::recover::examine;
+use crate::segment::recover::{examine, sift};
 use crate::segment::{Segment, State};
 use crate::world::clock::Clock;
 use crate::world::entropy::random_u128;
@@ -182,7 +182,7 @@ impl StoreLog {
         }
     }
 
-    /// Takes a segment out because its content is bad: what is whole at its front stays as a segment of its own, the file
+    /// Takes a segment out because its content is bad: what is whole in it stays as a segment of its own, the file
     /// becomes `.corrupt`. On an error the segment is as it was.
     pub fn set_aside(&self, segment: &Arc<Segment>) -> io::Result<()> {
         let examined = examine(&segment.open()?)?;
@@ -191,7 +191,7 @@ impl StoreLog {
         {
             return Err(io::Error::other("nothing is wrong with its content"));
         }
-        let sound = match &examined.digest {
+        let sound = match &sift(&segment.open()?, &mut |_| Ok(()))? {
             Some(digest) => vec![copy_out(&self.fs, &self.dir, &segment.open()?, digest)?],
             None => Vec::new(),
         };

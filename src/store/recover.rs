@@ -20,8 +20,8 @@ use crate::ops::metrics::Counter;
 use crate::record::id::{ID_LEN, Id};
 use crate::record::stored::{self, Digest};
 use crate::segment::handle::{Known, set_aside};
-use crate::segment::reader::{BlockReader, FileRange, LONGEST_RECORD};
-use crate::segment::recover::examine;
+use crate::segment::reader::LONGEST_RECORD;
+use crate::segment::recover::{examine, sift};
 use crate::segment::{Bounds, Segment, State, name};
 use crate::unit::Bytes;
 use crate::world::fs::real::LOCK_NAME;
@@ -122,7 +122,7 @@ impl Recovery<'_> {
     /// Copies what is whole to a segment with the right name, then sets the file aside.
     fn rescue(&mut self, path: &Path, file: &Arc<dyn File>) -> io::Result<()> {
         let examined = examine(file)?;
-        if let Some(digest) = examined.digest
+        if let Some(digest) = sift(file, &mut |_| Ok(()))?
             && !self.is_there(&digest, path)?
         {
             let segment = copy_out(self.fs, self.dir, file, &digest)?;
@@ -157,7 +157,7 @@ impl Recovery<'_> {
     }
 }
 
-/// Copies the sound front of a file to a new segment.
+/// Copies what is whole in a file to a new segment; `sound` is what sifting it has given.
 pub(super) fn copy_out(
     fs: &Arc<dyn FileSystem>,
     dir: &Path,
@@ -165,12 +165,8 @@ pub(super) fn copy_out(
     sound: &Digest,
 ) -> io::Result<Arc<Segment>> {
     let mut writer = Writer::begin(fs, dir, sound.first)?;
-    let mut reader = BlockReader::new(FileRange::new(file.clone(), Bytes(0), sound.len));
-    let mut block = Vec::new();
-    while reader.next_block(&mut block)? {
-        let refused = |e: super::writer::WriteError| io::Error::other(e.to_string());
-        writer.append(&block).map_err(refused)?;
-    }
+    let refused = |e: super::writer::WriteError| io::Error::other(e.to_string());
+    sift(file, &mut |kept| if kept.is_empty() { Ok(()) } else { writer.append(kept).map_err(refused) })?;
     writer.seal()?.name()
 }
 
