@@ -17,8 +17,10 @@ fn query_exits_with_0_when_found_1_when_not_and_2_on_an_error() {
     let none = query(&["-q", "delta"]);
     assert_eq!((none.status, none.stdout.as_slice(), none.stderr.as_str()), (Some(1), &b""[..], ""));
     assert_eq!(query(&["-q", "^(alpha|gamma)$", "-regex"]).stdout, b"alpha\ngamma\n");
-    assert_eq!(query(&["-q", "a$", "-regex=true", "-v"]).stdout, b"beta 100%\n");
-    assert_eq!(query(&["-n", "1"]).stdout, b"alpha\n");
+    let verbose = query(&["-q", "a$", "-regex=true", "-v"]);
+    assert_eq!(verbose.stdout, b"alpha\ngamma\n");
+    assert!(!verbose.stderr.is_empty(), "-v says on standard error how the query went");
+    assert_eq!(query(&["-n", "2"]).stdout, b"beta 100%\ngamma\n", "the newest two, in order");
     assert_eq!(query(&["--q=gamma", "--from", "10m", "--to=now"]).stdout, b"gamma\n");
     let counted = query(&["-nocopy"]);
     assert_eq!((counted.status, counted.stdout.len()), (Some(0), 0), "{}", counted.stderr);
