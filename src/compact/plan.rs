@@ -35,7 +35,7 @@ use crate::unit::Bytes;
 use std::time::Duration;
 
 #[cfg(test)]
-mod simulation;
+mod simulation_tests;
 #[cfg(test)]
 mod tests;
 

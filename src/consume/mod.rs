@@ -6,4 +6,4 @@ pub mod machine;
 pub mod thread;
 
 #[cfg(test)]
-mod end_to_end;
+mod end_to_end_tests;

@@ -311,7 +311,6 @@ impl IngestLog {
     /// What a query may read of this tier, as of now. Take it before the stores' own snapshot.
     pub fn snapshot(&self, from: Id, to: Id) -> Vec<Readable> {
         if !self.fs.keeps() {
-            // A filesystem that forgets has nothing to read: the answer is empty, not broken.
             return Vec::new();
         }
         // Slots first, then the queue: a segment moves in that direction, under its slot's lock.

@@ -183,7 +183,7 @@ fn requests_that_would_break_a_plain_server_are_refused_and_the_port_stays_open(
         let _ = stream.read_to_end(&mut Vec::new());
         assert_eq!(node.get("/health").status, 200, "{}", String::from_utf8_lossy(attack));
     }
-    let endless = [b"GET /health HTTP/1.1\r\nX: ".to_vec(), b"x".repeat(1 << 20)].concat();
+    let endless: Vec<u8> = b"GET /health HTTP/1.1\r\nX: ".iter().copied().chain(vec![b'x'; 1 << 20]).collect();
     let mut stream = node.connect(Port::Api);
     // The node may close before all is written.
     let _ = stream.write_all(&endless);
