@@ -153,7 +153,7 @@ fn any_list_of_segments_comes_to_rest() {
         while let Some(job) = plan(&held, &limits()) {
             let (inputs, rest) = held.iter().copied().partition(|segment| job.inputs.contains(&segment.key));
             held = rest;
-            held.extend(super::simulation::merged(&inputs, job.cut, 1_000 * (jobs + 1)));
+            held.extend(super::simulation_tests::merged(&inputs, job.cut, 1_000 * (jobs + 1)));
             held.sort_by_key(|segment| (segment.low, segment.key));
             jobs += 1;
             assert!(jobs < 1_000, "replay with seed {seed}");
