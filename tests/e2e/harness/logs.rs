@@ -62,7 +62,7 @@ fn read_real() -> (PathBuf, Vec<LogFile>) {
 fn generated() -> Vec<LogFile> {
     let mut dice = Dice::new(2026);
     let file = |number: u64| {
-        let mut bytes = lines(&mut dice, 1_500 + 100 * number, if number % 2 == 0 { b"\r\n" } else { b"\n" });
+        let mut bytes = lines(&mut dice, 1_500 + 100 * number, if number.is_multiple_of(2) { b"\r\n" } else { b"\n" });
         match number % 3 {
             0 => bytes.truncate(bytes.len() - 2),
             1 => bytes.extend_from_slice(b"\xff\xfe not UTF-8 \x80\n"),
