@@ -58,14 +58,19 @@ fn read_real() -> (PathBuf, Vec<LogFile>) {
     (dir, files)
 }
 
-/// Two files as different as real ones: one with CRLF and no last LF, one with bytes that are no UTF-8.
+/// Eight files as different as real ones: with CRLF and without, with a last LF and without, with bytes that are no UTF-8.
 fn generated() -> Vec<LogFile> {
     let mut dice = Dice::new(2026);
-    let mut crlf = lines(&mut dice, 4_000, b"\r\n");
-    crlf.truncate(crlf.len() - 2);
-    let mut binary = lines(&mut dice, 4_000, b"\n");
-    binary.extend_from_slice(b"\xff\xfe not UTF-8 \x80\n");
-    vec![LogFile { name: "generated_crlf".into(), bytes: crlf }, LogFile { name: "generated".into(), bytes: binary }]
+    let file = |number: u64| {
+        let mut bytes = lines(&mut dice, 1_500 + 100 * number, if number.is_multiple_of(2) { b"\r\n" } else { b"\n" });
+        match number % 3 {
+            0 => bytes.truncate(bytes.len() - 2),
+            1 => bytes.extend_from_slice(b"\xff\xfe not UTF-8 \x80\n"),
+            _ => {}
+        }
+        LogFile { name: format!("generated {number}"), bytes }
+    };
+    (0..8).map(file).collect()
 }
 
 fn lines(dice: &mut Dice, count: u64, ending: &[u8]) -> Vec<u8> {
