@@ -99,14 +99,17 @@ fn serve(flags: &IngestStoreFlags) -> Result<bool, String> {
 }
 
 fn say_what_holds(flags: &IngestStoreFlags) {
-    let (replicas, why) = match (flags.replication_factor, flags.peers.is_empty()) {
-        (Some(_), _) => ("as set", ""),
-        (None, true) => ("1", ", since no -peer is given: there is one copy of each record"),
-        (None, false) => ("2", ""),
+    let why = match (flags.replication_factor, flags.peers.is_empty()) {
+        (Some(_), _) => "as it was set",
+        (None, true) => "no -peer is given: one copy of each record, on this machine",
+        (None, false) => "-peer is given",
     };
-    log::info!("replication factor {} ({replicas}{why})", flags.replicas());
+    log::info!("replication factor {} ({why})", flags.replicas());
     if !flags.peers.is_empty() {
         log::warn!("-peer is given, but this version knows no other nodes: it serves alone");
+    }
+    if flags.replicas() > 1 {
+        log::warn!("with fewer than {} stores nothing leaves the ingest tier, and it grows", flags.replicas());
     }
     if flags.filesystem != Filesystem::Real {
         log::warn!("records are not kept on disk, because -filesystem is not real");

@@ -166,6 +166,8 @@ impl Connection<'_> {
                 held = self.make_room(progress, buffer, held)?;
             }
         };
+        // What an idle connection holds is its unfinished line, nothing else.
+        progress.cut.records = Vec::new();
         progress.rest.clear();
         progress.rest.shrink_to(held);
         progress.rest.extend_from_slice(&buffer[..held]);

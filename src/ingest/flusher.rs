@@ -107,7 +107,10 @@ impl IngestLog {
 
     /// Brings one closed segment to stable storage under its flushed name. `None` if nothing of it could be kept.
     fn make_durable(&self, closed: &Closed) -> io::Result<Option<Arc<Segment>>> {
-        let sound = !closed.suspect && self.timed_sync(closed.file.as_ref()).is_ok();
+        let suspect = &closed.suspect;
+        let sound = !suspect.load(Ordering::Relaxed) && self.timed_sync(closed.file.as_ref()).is_ok();
+        // Remembered, should the rewriting fail too: a later sync of this file may succeed and mean nothing.
+        suspect.store(!sound, Ordering::Relaxed);
         let name = Bounds::From(closed.segment.digest().first).file_name(State::Flushed);
         if sound {
             match closed.segment.rename(&name) {
@@ -126,12 +129,15 @@ impl IngestLog {
     /// goes to a new file; the checksum kept while writing tells whether that is all.
     fn rewrite(&self, closed: &Closed, name: &str) -> io::Result<Option<Arc<Segment>>> {
         let path = closed.segment.path();
-        let aside = handle::set_aside(self.fs.as_ref(), &path)?;
-        self.gauges.corrupt.inc();
+        if !closed.aside.load(Ordering::Relaxed) {
+            let aside = handle::set_aside(self.fs.as_ref(), &path)?;
+            closed.aside.store(true, Ordering::Relaxed);
+            self.gauges.corrupt.inc();
+            log::error!("{} is suspect: what can be read of it goes to a new file", aside.display());
+        }
         let digest = salvage(self.fs.as_ref(), &closed.file, &path)?;
-        let expected = closed.segment.digest();
-        if digest.map(Known::from).as_ref() != Some(expected) {
-            log::error!("{} was damaged by a failed sync: what is whole of it is kept", aside.display());
+        if digest.map(Known::from).as_ref() != Some(closed.segment.digest()) {
+            log::error!("{} was damaged by a failed sync: what is whole of it is kept", path.display());
         }
         let Some(digest) = digest else { return Ok(None) };
         let segment = Arc::new(Segment::new(self.fs.clone(), path, digest));

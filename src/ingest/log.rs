@@ -6,8 +6,9 @@ use crate::ops::metrics::{self as m, Counter, Histogram, Metrics};
 use crate::record::id::{Id, IdClock, IdRun, StreamBits};
 use crate::record::line::Cut;
 use crate::record::stored::Checker;
-use crate::segment::handle::Graveyard;
+use crate::segment::handle::{Graveyard, Known};
 use crate::segment::readable::{Readable, Source};
+use crate::segment::recover::salvage;
 use crate::segment::{Bounds, Segment, State};
 use crate::stream::registry::Registry;
 use crate::unit::{Bytes, Monotonic, UnixNanos};
@@ -112,7 +113,10 @@ pub(super) struct Active {
 pub struct Closed {
     pub(super) file: Arc<dyn File>,
     pub(super) segment: Arc<Segment>,
-    pub(super) suspect: bool,
+    /// A write or sync of this file has failed: what it holds must be proven before it is passed on.
+    pub(super) suspect: AtomicBool,
+    /// The file itself was set aside; only its content goes on.
+    pub(super) aside: AtomicBool,
 }
 
 /// Why a segment was closed.
@@ -282,12 +286,14 @@ impl IngestLog {
         self.metrics.counter(m::WRITER_FLUSHES, &[reason.label()]).inc();
         self.gauges.flush_size.observe(digest.len.0 as f64);
         self.gauges.flush_age.observe_span(self.clock.now().since(active.born));
-        if active.synced < digest.len.0 {
+        // A file whose sync has failed is never synced again: those who wait for it were told already.
+        if active.synced < digest.len.0 && !active.suspect {
             writer.closed_unsynced.push(active.file.clone());
         }
         let segment = Arc::new(Segment::new(self.fs.clone(), active.path, digest));
-        let suspect = active.suspect || reason == Reason::Error;
-        lock(&self.queue).closing.push(Arc::new(Closed { file: active.file, segment, suspect }));
+        let suspect = AtomicBool::new(active.suspect || reason == Reason::Error);
+        let closed = Closed { file: active.file, segment, suspect, aside: AtomicBool::new(false) };
+        lock(&self.queue).closing.push(Arc::new(closed));
         self.moved.notify_all();
     }
 
@@ -382,16 +388,41 @@ impl IngestLog {
         Verdict::Done
     }
 
-    /// Takes a pending segment out of circulation because no consumer can merge it. Its file stays, as `.corrupt`.
+    /// Takes a pending segment out of circulation because no consumer can merge it. Its file stays, as `.corrupt`; what is
+    /// whole in it is offered as a segment of its own.
     pub fn set_aside(&self, id: Id) -> Verdict {
         let Some(segment) = lock(&self.queue).fail(id) else { return Verdict::Unknown };
         self.gauges.corrupt.inc();
-        let name = format!("{}.corrupt", Bounds::From(id).file_name(State::Pending));
-        match segment.rename(&name) {
-            Ok(()) => log::error!("no consumer can merge {}: it is set aside as {name}", Bounds::From(id)),
+        match self.recover_from(&segment) {
+            Ok(recovered) => {
+                let n = recovered.as_ref().and_then(|recovered| recovered.digest().records).unwrap_or(0);
+                log::error!("no consumer can merge {}: set aside, {n} records of it go on", segment.path().display());
+                let mut queue = lock(&self.queue);
+                queue.flushed.extend(recovered.map(|recovered| (recovered.digest().first, recovered)));
+            }
             Err(e) => log::error!("setting {} aside: {e}", segment.path().display()),
         }
+        self.moved.notify_all();
         Verdict::Done
+    }
+
+    /// Sets a file aside and makes a segment of what is whole in it. `None` where that is nothing, or all: then it is not
+    /// the file that keeps consumers from merging it, and offering it again would never end.
+    fn recover_from(&self, segment: &Arc<Segment>) -> io::Result<Option<Arc<Segment>>> {
+        let file = segment.open()?;
+        let path = segment.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        segment.rename(&format!("{name}.corrupt"))?;
+        let path = path.with_file_name(Bounds::From(segment.digest().first).file_name(State::Active));
+        let Some(digest) = salvage(self.fs.as_ref(), &file, &path)? else { return Ok(None) };
+        if Known::from(digest) == *segment.digest() {
+            self.fs.remove(&path)?;
+            return Ok(None);
+        }
+        let recovered = Segment::new(self.fs.clone(), path, digest);
+        recovered.rename(&Bounds::From(digest.first).file_name(State::Flushed))?;
+        self.fs.sync_dir(&self.dir)?;
+        Ok(Some(Arc::new(recovered)))
     }
 
     /// Waits until every segment was taken over, at most for `span`. Gives whether it was so.

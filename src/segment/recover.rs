@@ -97,15 +97,20 @@ fn take_kept(checker: &mut Checker, kept: &[u8], keep: &mut dyn FnMut(&[u8]) -> 
 }
 
 /// Copies what [`sift`] finds to a new file at `to` and syncs that. The caller syncs the directory. `None`, and no file, if
-/// there is not one record.
+/// there is not one record, and no file either after an error.
 pub fn salvage(fs: &dyn FileSystem, from: &Arc<dyn File>, to: &Path) -> io::Result<Option<Digest>> {
     let target = fs.create_new(to)?;
-    let digest = sift(from, &mut |kept| target.append(kept))?;
-    match digest {
-        Some(_) => target.sync_data()?,
-        None => fs.remove(to)?,
+    let sifted = sift(from, &mut |kept| target.append(kept)).and_then(|digest| {
+        if digest.is_some() {
+            target.sync_data()?;
+        }
+        Ok(digest)
+    });
+    if !matches!(sifted, Ok(Some(_))) {
+        // A part of what is whole must not be taken for all of it.
+        fs.remove(to)?;
     }
-    Ok(digest)
+    sifted
 }
 
 #[cfg(test)]
