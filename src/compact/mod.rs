@@ -7,3 +7,6 @@ pub mod thread;
 
 #[cfg(test)]
 mod work_tests;
+
+#[cfg(test)]
+mod week_tests;
