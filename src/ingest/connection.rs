@@ -33,6 +33,7 @@ const RETRY: Duration = Duration::from_millis(100);
 pub struct Shared {
     buffers: Mutex<Vec<Vec<u8>>>,
     long_lines: AtomicUsize,
+    long_lines_limit: usize,
     max_record: usize,
     split_long: Counter,
     split_memory: Counter,
@@ -46,6 +47,7 @@ impl Shared {
         Shared {
             buffers: Mutex::default(),
             long_lines: AtomicUsize::new(0),
+            long_lines_limit: LONG_LINES,
             max_record,
             split_long: log.metrics.counter(m::RECORDS_SPLIT, &["size"]),
             split_memory: log.metrics.counter(m::RECORDS_SPLIT, &["memory"]),
@@ -115,7 +117,7 @@ impl Connection<'_> {
             unsynced: None,
         };
         let result = self.take_all(&mut progress).and_then(|()| self.settle(&mut progress));
-        self.shared.long_lines.fetch_sub(progress.allowance, Ordering::Relaxed);
+        self.keep_allowance(&mut progress, 0);
         if let Err(e) = result {
             log::debug!("a connection ended: {e}");
             // Where even this is refused the socket is broken already, and its peer knows.
@@ -171,13 +173,14 @@ impl Connection<'_> {
         progress.rest.clear();
         progress.rest.shrink_to(held);
         progress.rest.extend_from_slice(&buffer[..held]);
+        self.keep_allowance(progress, if held > READ { held } else { 0 });
         outcome
     }
 
     /// A long line fills the buffer: a larger one, or, where there is no memory left for it, an early split.
     fn make_room(&self, progress: &mut Progress, buffer: &mut Vec<u8>, held: usize) -> io::Result<usize> {
         let wanted = buffer.len().max(READ);
-        if self.shared.long_lines.fetch_add(wanted, Ordering::Relaxed) + wanted <= LONG_LINES {
+        if self.shared.long_lines.fetch_add(wanted, Ordering::Relaxed) + wanted <= self.shared.long_lines_limit {
             progress.allowance += wanted;
             buffer.resize(buffer.len() + wanted, 0);
             return Ok(held);
@@ -187,6 +190,13 @@ impl Connection<'_> {
         self.shared.split_memory.inc();
         self.write(progress, buffer)?;
         Ok(0)
+    }
+
+    /// Holds just so much of the shared allowance from now on: the large buffer is gone, the unfinished line is not.
+    fn keep_allowance(&self, progress: &mut Progress, keep: usize) {
+        let held = std::mem::replace(&mut progress.allowance, keep);
+        self.shared.long_lines.fetch_add(keep, Ordering::Relaxed);
+        self.shared.long_lines.fetch_sub(held, Ordering::Relaxed);
     }
 
     /// The peer has ended, or we do: what is left is a record.
@@ -239,5 +249,73 @@ impl Connection<'_> {
             Some((from, mark)) => self.slot.group.wait(from, mark, self.stop),
             None => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ingest::log::Limits;
+    use crate::ingest::recover::Ground;
+    use crate::record::id::Id;
+    use crate::record::stored;
+    use crate::segment::reader::{BlockReader, FileRange};
+    use crate::unit::Bytes;
+    use crate::world::clock::SystemClock;
+    use crate::world::fs::memory::MemoryFs;
+    use std::io::Write;
+    use std::net::TcpListener;
+    use std::path::Path;
+    use std::sync::Arc;
+
+    fn lengths(log: &IngestLog) -> Vec<usize> {
+        let mut lengths = Vec::new();
+        for part in log.snapshot(Id::MIN, Id::MAX) {
+            let file = part.source.open().expect("in memory");
+            let (mut reader, mut block) = (BlockReader::new(FileRange::new(file, Bytes(0), part.len)), Vec::new());
+            while reader.next_block(&mut block).expect("in memory") {
+                lengths.extend(stored::records(&block).map(|record| record.text().len()));
+            }
+        }
+        lengths
+    }
+
+    #[test]
+    fn one_connection_may_send_any_number_of_long_lines_and_none_is_split_for_want_of_memory() {
+        let clock = Arc::new(SystemClock::default());
+        let (metrics, live) = (Arc::default(), Arc::default());
+        let ground = Ground { fs: Arc::new(MemoryFs::new()), clock, metrics, live };
+        let hour = Duration::from_secs(3_600);
+        let limits = Limits { flush_size: Bytes(1 << 30), flush_age: hour, pending_timeout: hour };
+        let log = IngestLog::open(ground, Path::new("d"), limits, 1).expect("in memory");
+        let mut shared = Shared::new(&log, 1 << 20);
+        shared.long_lines_limit = 2 << 20;
+        let (stop, bell) = (Stop::default(), Bell::new().expect("a pair"));
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let mut client = TcpStream::connect(listener.local_addr().expect("bound")).expect("listening");
+        let stream = listener.accept().expect("connected").0;
+        let connection = Connection {
+            stream,
+            log: &log,
+            slot: log.fast_slot(0),
+            promise: Promise::Fast,
+            shared: &shared,
+            stop: &stop,
+            bell: &bell,
+        };
+        let send = || {
+            let line = [vec![b'x'; 600_000], vec![b'\n']].concat();
+            for sent in 1..=12 {
+                client.write_all(&line).expect("taken");
+                // The next line comes when this one is a record: so each is a wake of its own.
+                while lengths(&log).len() < sent {
+                    std::thread::yield_now();
+                }
+            }
+            drop(client);
+        };
+        crate::world::crew::both(|| connection.serve(), send);
+        assert_eq!(lengths(&log), [600_000; 12]);
+        assert_eq!(shared.long_lines.load(Ordering::Relaxed), 0);
     }
 }
