@@ -3,7 +3,7 @@
 use super::log::{Closed, IngestLog, Reason};
 use crate::ops::metrics as m;
 use crate::record::id::{Id, StreamBits};
-use crate::segment::handle::{self, Known};
+use crate::segment::handle::Known;
 use crate::segment::recover::salvage;
 use crate::segment::{Bounds, Segment, State};
 use crate::unit::{Monotonic, UnixNanos};
@@ -128,9 +128,9 @@ impl IngestLog {
     /// After a failed sync the file is suspect for ever (fsync(2): the pages may be marked clean). What can be read of it
     /// goes to a new file; the checksum kept while writing tells whether that is all.
     fn rewrite(&self, closed: &Closed, name: &str) -> io::Result<Option<Arc<Segment>>> {
-        let path = closed.segment.path();
+        let path = self.dir.join(Bounds::From(closed.segment.digest().first).file_name(State::Active));
         if !closed.aside.load(Ordering::Relaxed) {
-            let aside = handle::set_aside(self.fs.as_ref(), &path)?;
+            let aside = closed.segment.set_aside()?;
             closed.aside.store(true, Ordering::Relaxed);
             self.gauges.corrupt.inc();
             log::error!("{} is suspect: what can be read of it goes to a new file", aside.display());

@@ -410,10 +410,7 @@ impl IngestLog {
     /// the file that keeps consumers from merging it, and offering it again would never end.
     fn recover_from(&self, segment: &Arc<Segment>) -> io::Result<Option<Arc<Segment>>> {
         let file = segment.open()?;
-        let path = segment.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        segment.rename(&format!("{name}.corrupt"))?;
-        let path = path.with_file_name(Bounds::From(segment.digest().first).file_name(State::Active));
+        let path = segment.set_aside()?.with_file_name(Bounds::From(segment.digest().first).file_name(State::Active));
         let Some(digest) = salvage(self.fs.as_ref(), &file, &path)? else { return Ok(None) };
         if Known::from(digest) == *segment.digest() {
             self.fs.remove(&path)?;

@@ -172,3 +172,25 @@ fn a_full_segment_is_closed_and_what_was_not_committed_in_time_is_offered_again(
     log.round(&mut rounds);
     assert_eq!(log.next().expect("renamed").expect("offered again").digest().first, first);
 }
+
+#[test]
+fn a_segment_whose_sync_and_rewriting_fail_is_rewritten_later_and_never_passed_on_in_part() {
+    use crate::world::fs::memory::{MemoryFs, Op};
+    let (fs, clock) = (MemoryFs::new(), Arc::new(VirtualClock::at(START)));
+    let ground = Ground { fs: Arc::new(fs.clone()), clock, metrics: Arc::default(), live: Arc::default() };
+    let log = IngestLog::open(ground, Path::new("d"), limits(), 1).expect("in memory");
+    append(&log, log.fast_slot(0), b"one\ntwo\n");
+    log.close_all(Reason::Age);
+    fs.fail_nth(Op::Sync, 1, io::ErrorKind::Other);
+    fs.fail_nth(Op::Write, 1, io::ErrorKind::StorageFull);
+    log.flush_closed();
+    assert!(!log.is_healthy(), "a disk that fails to sync is not ready for work");
+    assert!(log.next().expect("no rename was due").is_none(), "what was not made durable is not offered");
+    assert_eq!(texts(&log), ["one", "two"]);
+    log.flush_closed();
+    let segment = log.next().expect("renamed").expect("rewritten");
+    assert_eq!((segment.digest().records, texts(&log)), (Some(2), vec!["one".to_string(), "two".to_string()]));
+    let names: Vec<String> = fs.list(Path::new("d")).expect("in memory").into_iter().map(|e| e.name).collect();
+    assert_eq!(names.iter().filter(|name| name.ends_with(".corrupt")).count(), 1, "{names:?}");
+    assert_eq!(names.iter().filter(|name| name.ends_with(".active")).count(), 0, "{names:?}");
+}

@@ -98,6 +98,13 @@ impl Segment {
         Ok(())
     }
 
+    /// Renames the file to a `.corrupt` name that nobody has. Readers go on with it: they hold this, not its name.
+    pub fn set_aside(&self) -> io::Result<PathBuf> {
+        let mut place = lock(&self.place);
+        place.path = set_aside(self.fs.as_ref(), &place.path)?;
+        Ok(place.path.clone())
+    }
+
     /// Removes the file. Only when no reader is left.
     fn remove(&self) -> io::Result<()> {
         self.fs.remove(&lock(&self.place).path)

@@ -198,16 +198,7 @@ impl StoreLog {
         self.fs.sync_dir(&self.dir)?;
         self.catalogue.replace(std::slice::from_ref(segment), sound);
         let from = segment.path();
-        let name = from.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        // A segment is set aside under the handle that readers may have, so each of them finds it.
-        let mut renamed = segment.rename(&format!("{name}.corrupt"));
-        for n in 1..100 {
-            if !renamed.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::AlreadyExists) {
-                break;
-            }
-            renamed = segment.rename(&format!("{name}.{n}.corrupt"));
-        }
-        renamed?;
+        segment.set_aside()?;
         self.corrupt.inc();
         log::error!("{} is set aside as {}", from.display(), segment.path().display());
         Ok(())
