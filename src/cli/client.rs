@@ -2,8 +2,10 @@
 //!
 //! Memory: one read's worth of bytes, or one record where that is longer, up to [`LONGEST_RECORD`].
 
+use crate::http::client::{self, Patience};
 use crate::query::params::percent_decode;
 use crate::record::stored::{self, PREFIX_LEN};
+use crate::segment::reader::LONGEST_RECORD;
 use std::fmt;
 use std::io::{self, Read};
 use std::time::Duration;
@@ -15,9 +17,6 @@ const DEFAULT_PORT: u16 = 7650;
 
 /// How much is read at once, in bytes.
 const READ: usize = 64 << 10;
-
-/// A stored record longer than this is no record of ours, in bytes.
-pub const LONGEST_RECORD: usize = 65 << 20;
 
 /// The most of a refusal's body that is repeated, in bytes.
 const LONGEST_SENTENCE: u64 = 4 << 10;
@@ -33,17 +32,7 @@ pub const PAUSE: Duration = Duration::from_secs(300);
 
 /// An agent for one command. Proxies are taken from the environment, as by other programs that people run.
 pub fn agent() -> Agent {
-    Agent::config_builder()
-        .http_status_as_error(false)
-        .max_redirects(0)
-        .max_redirects_will_error(false)
-        .max_idle_connections(0)
-        .timeout_resolve(Some(CONNECT))
-        .timeout_connect(Some(CONNECT))
-        .timeout_recv_response(Some(ANSWER))
-        .timeout_per_read(Some(PAUSE))
-        .build()
-        .into()
+    client::agent(Patience { connect: CONNECT, response: ANSWER, read: Some(PAUSE), proxy: true })
 }
 
 /// The stores in a list of addresses, each of which may be several with commas between: `host`, `host:port`, or either
