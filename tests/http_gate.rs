@@ -3,7 +3,7 @@
 // A test ends by a panic; clippy's exception for tests does not reach their helpers.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use oklog::http::{Cancel, HttpServer, Lane, Limits, Reply, Request, Route, client};
+use oklog::http::{Access, Cancel, HttpServer, Lane, Limits, Reply, Request, Route, client};
 use oklog::ops::metrics::{API_PANICS, API_REFUSED, API_SECONDS, Metrics};
 use oklog::unit::Bytes;
 use oklog::world::crew::{Crew, Stop};
@@ -45,7 +45,7 @@ fn route(
     limit: u64,
     handler: impl Fn(&mut Request, Reply) -> io::Result<()> + Send + Sync + 'static,
 ) -> Route {
-    Route { path, methods, lane, body_limit: Bytes(limit), handler: Arc::new(handler) }
+    Route { path, methods, lane, access: Access::Open, body_limit: Bytes(limit), handler: Arc::new(handler) }
 }
 
 fn wait_for_cancel(cancel: &Cancel, told: &Mutex<Sender<Duration>>) {
@@ -136,7 +136,8 @@ fn node_with(limits: Limits) -> Node {
     let (body, bodies) = channel();
     let (cancel, cancelled) = channel();
     let routes = routes(body, cancel);
-    let server = HttpServer::start(listener, routes, limits, metrics.clone(), crew.clone(), stop.clone()).unwrap();
+    let server =
+        HttpServer::start(listener, routes, limits, None, metrics.clone(), crew.clone(), stop.clone()).unwrap();
     Node { address: server.local_addr(), metrics, crew, stop, bodies, cancelled }
 }
 

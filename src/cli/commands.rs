@@ -131,8 +131,15 @@ fn serve_numbers(api: &Address, metrics: &Arc<Metrics>) -> io::Result<()> {
     health.enter(Phase::Serving);
     let routes = health::routes(health, metrics.clone());
     // A crew and a stop of its own: it answers until the process ends.
-    let server =
-        HttpServer::start(listener, routes, Limits::default(), metrics.clone(), Crew::default(), Stop::default())?;
+    let server = HttpServer::start(
+        listener,
+        routes,
+        Limits::default(),
+        None,
+        metrics.clone(),
+        Crew::default(),
+        Stop::default(),
+    )?;
     log::info!(port = "api", address = server.local_addr().to_string(); "listening");
     Ok(())
 }

@@ -2,13 +2,13 @@
 
 use super::address::Address;
 use super::settings::{Filesystem, IngestStoreFlags};
-use crate::cluster::{self, Alone, Cluster, Peer, PeerKind};
+use crate::cluster::{self, Cluster, DataId, Fixed as Alone, Meta, NodeId, Peer, PeerKind, State};
 use crate::compact::thread::{Housekeeper, Settings};
 use crate::compact::{self, retain};
 use crate::consume::links::{Fixed, Membership};
 use crate::consume::machine;
 use crate::consume::thread::{Carrier, run as consume};
-use crate::http::{HttpServer, Lane, Limits as HttpLimits, Reply, Request, Route, path};
+use crate::http::{Access, HttpServer, Lane, Limits as HttpLimits, Reply, Request, Route, path};
 use crate::ingest::api::LocalIngester;
 use crate::ingest::listener::{Door, Doors};
 use crate::ingest::log::{IngestLog, Limits, Reason};
@@ -146,8 +146,17 @@ fn start_api(
 ) -> Result<HttpServer, String> {
     let listener = socket::listen(resolve(&flags.api)?).map_err(|e| format!("listening on {}: {e}", flags.api))?;
     let address = listener.local_addr().map_err(|e| format!("listening on {}: {e}", flags.api))?;
-    let me = Peer { kind: PeerKind::IngestStore, api: address.to_string(), store_id: store.id().to_string() };
-    let alone: Arc<dyn Cluster> = Arc::new(Alone { me });
+    let meta = Meta {
+        kind: PeerKind::IngestStore,
+        gossip: address,
+        api: address,
+        store: Some(DataId(store.id().0)),
+        ingest: None,
+        replicas: u8::try_from(flags.replicas()).unwrap_or(u8::MAX),
+        start: base.clock.unix_millis().0,
+    };
+    let me = Peer { node: NodeId::default(), meta, state: State::Alive, load: None };
+    let alone: Arc<dyn Cluster> = Arc::new(Alone::alone(me));
     let mut routes = health::routes(health.clone(), base.metrics.clone());
     routes.extend(ingest_api::routes(ingest));
     // A batch may be over its target by one segment, and a segment over its size by one batch of a connection.
@@ -159,6 +168,7 @@ fn start_api(
         listener,
         routes,
         HttpLimits::default(),
+        None,
         base.metrics.clone(),
         base.crew.clone(),
         base.stop.clone(),
@@ -178,7 +188,9 @@ fn reading_routes(
         let (pool, clock, metrics) = (pool.clone(), base.clock.clone(), base.metrics.clone());
         let reader = Reader { tiers: tiers.iter().map(|tier| tier()).collect(), pool, clock, metrics };
         let handler = move |request: &mut Request, reply: Reply| reader.answer(request, reply);
-        Route { path, methods: &["GET", "HEAD"], lane: Lane::Query, body_limit: Bytes(0), handler: Arc::new(handler) }
+        let access = if path == path::STORE_QUERY { Access::Open } else { Access::Peers };
+        let (methods, lane) = (&["GET", "HEAD"], Lane::Query);
+        Route { path, methods, lane, access, body_limit: Bytes(0), handler: Arc::new(handler) }
     };
     let of_ingest = || -> Box<crate::query::api::Snapshot> {
         let ingest = ingest.clone();
@@ -191,7 +203,8 @@ fn reading_routes(
     let stream = |path| {
         let streamer = Streamer { live: live.clone(), clock: base.clock.clone(), metrics: base.metrics.clone() };
         let handler = move |request: &mut Request, reply: Reply| streamer.serve(request, reply);
-        Route { path, methods: &["GET"], lane: Lane::Stream, body_limit: Bytes(0), handler: Arc::new(handler) }
+        let access = if path == path::STORE_STREAM { Access::Open } else { Access::Peers };
+        Route { path, methods: &["GET"], lane: Lane::Stream, access, body_limit: Bytes(0), handler: Arc::new(handler) }
     };
     Ok(vec![
         query(path::STORE_QUERY, &[&of_ingest, &of_store]),

@@ -4,7 +4,7 @@ use super::links::{Fixed, HttpPeer, IngestLink, LinkError, Offer, Reading, Store
 use super::machine::Settings;
 use super::thread::{Carrier, run};
 use crate::http::client::{Patience, agent};
-use crate::http::{HttpServer, Lane, Limits, Reply, Request, Route, path};
+use crate::http::{Access, HttpServer, Lane, Limits, Reply, Request, Route, path};
 use crate::ops::metrics::{self, Metrics};
 use crate::record::id::Id;
 use crate::record::stored;
@@ -217,7 +217,7 @@ fn over_http_it_is_the_same_and_a_rotten_segment_leaves_no_file() {
     let listen = TcpListener::bind("127.0.0.1:0").expect("a port");
     let mut routes = crate::store::api::routes(&store, Bytes(64 << 20));
     routes.extend(routes_of(&fake));
-    let server = HttpServer::start(listen, routes, Limits::default(), Arc::default(), crew.clone(), stop.clone());
+    let server = HttpServer::start(listen, routes, Limits::default(), None, Arc::default(), crew.clone(), stop.clone());
     let host = server.expect("starts").local_addr().to_string();
     let peer = Arc::new(HttpPeer::new(agent(Patience::NODE), host));
     consume_from(&fake, vec![peer.clone()], vec![peer], 1);
@@ -236,7 +236,7 @@ fn over_http_a_store_refuses_what_is_no_segment_and_says_when_it_has_no_room() {
     let (crew, stop) = (Crew::default(), Stop::default());
     let listen = TcpListener::bind("127.0.0.1:0").expect("a port");
     let routes = crate::store::api::routes(&store.expect("opens"), Bytes(64 << 20));
-    let server = HttpServer::start(listen, routes, Limits::default(), Arc::default(), crew.clone(), stop.clone());
+    let server = HttpServer::start(listen, routes, Limits::default(), None, Arc::default(), crew.clone(), stop.clone());
     let peer = HttpPeer::new(agent(Patience::NODE), server.expect("starts").local_addr().to_string());
     let refused = peer.replicate(&mut &b"not a segment\n"[..]).expect_err("refused").to_string();
     assert!(refused.contains("status 400: not a segment: no id where a record must begin"), "{refused}");
@@ -266,7 +266,14 @@ fn routes_of(fake: &Arc<Fake>) -> Vec<Route> {
     let route = |path, answer: fn(&Fake, &Request, Reply) -> std::io::Result<()>| {
         let fake = fake.clone();
         let handler = Arc::new(move |request: &mut Request, reply: Reply| answer(&fake, request, reply));
-        Route { path, methods: &["GET", "POST"], lane: Lane::Short, body_limit: Bytes(0), handler }
+        Route {
+            path,
+            methods: &["GET", "POST"],
+            lane: Lane::Short,
+            access: Access::Peers,
+            body_limit: Bytes(0),
+            handler,
+        }
     };
     fn id(request: &Request) -> Id {
         Id::parse(request.param("id").expect("an id").as_bytes()).expect("an id")

@@ -5,9 +5,10 @@
 
 use std::fmt;
 use std::io::{self, Read};
+use std::sync::Arc;
 use std::time::Duration;
 use ureq::http::Response;
-use ureq::{Agent, Body, SendBody};
+use ureq::{Agent, Body, RequestBuilder, SendBody};
 
 /// The most of an answer's sentence that is kept for an error.
 const MAX_SENTENCE: u64 = 4 << 10;
@@ -160,6 +161,75 @@ impl Answer {
     pub fn text(self, limit: u64) -> Result<String, ClientError> {
         self.bytes(limit).map(|body| String::from_utf8_lossy(&body).into_owned())
     }
+}
+
+/// Signs calls from node to node.
+pub trait Sign: Send + Sync {
+    /// The value of the header [`SIGNATURE`](super::SIGNATURE) for a call to the node `to`, which is its id for this start.
+    fn sign(&self, method: &str, target: &str, to: u128) -> String;
+}
+
+/// The node that is called.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Callee {
+    /// Where its API answers, `address:port`.
+    pub api: String,
+    /// Its id; 0 where it is not known, which only a node without a key accepts.
+    pub node: u128,
+}
+
+/// Calls other nodes, signed where the cluster has a key.
+#[derive(Clone, Default)]
+pub struct Caller {
+    sign: Option<Arc<dyn Sign>>,
+}
+
+impl Caller {
+    /// A caller that signs, or, with `None`, does not.
+    pub fn new(sign: Option<Arc<dyn Sign>>) -> Caller {
+        Caller { sign }
+    }
+
+    /// Asks. `target` is path and query, encoded already.
+    pub fn get(&self, agent: &Agent, to: &Callee, target: &str) -> Result<Answer, ClientError> {
+        let url = url_of(to, target);
+        judge(&url, self.signed(agent.get(&url), "GET", target, to).call())
+    }
+
+    /// Asks for the headers alone.
+    pub fn head(&self, agent: &Agent, to: &Callee, target: &str) -> Result<Answer, ClientError> {
+        let url = url_of(to, target);
+        judge(&url, self.signed(agent.head(&url), "HEAD", target, to).call())
+    }
+
+    /// Sends nothing but the request.
+    pub fn post_empty(&self, agent: &Agent, to: &Callee, target: &str) -> Result<Answer, ClientError> {
+        let url = url_of(to, target);
+        judge(&url, self.signed(agent.post(&url), "POST", target, to).send_empty())
+    }
+
+    /// Sends a body of unknown length, in chunks; as [`post_reader`].
+    pub fn post_reader(
+        &self,
+        agent: &Agent,
+        to: &Callee,
+        target: &str,
+        mut body: impl Read,
+    ) -> Result<Answer, ClientError> {
+        let url = url_of(to, target);
+        judge(&url, self.signed(agent.post(&url), "POST", target, to).send(SendBody::from_reader(&mut body)))
+    }
+
+    fn signed<B>(&self, request: RequestBuilder<B>, method: &str, target: &str, to: &Callee) -> RequestBuilder<B> {
+        match &self.sign {
+            Some(sign) => request.header(super::SIGNATURE, sign.sign(method, target, to.node)),
+            None => request,
+        }
+    }
+}
+
+fn url_of(to: &Callee, target: &str) -> String {
+    format!("http://{}{target}", to.api)
 }
 
 /// Asks.

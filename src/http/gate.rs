@@ -3,15 +3,15 @@
 //! One request per connection. The head is read and judged here; what passes is relayed to tiny_http on a private socket,
 //! see [`relay`](super::relay). The accept loop ends at the stop and at nothing else.
 //!
-//! Bounds: [`Limits`]; a small thread and at most 128 KiB of buffers per connection. Left out for now, with their place
-//! here: authentication and TLS.
+//! Bounds: [`Limits`]; a small thread and at most 128 KiB of buffers per connection. Calls that are for
+//! nodes only are held to their [`Guard`] here. Left out for now, with their place here: authentication of people, and TLS.
 
 use super::exchange::{Entered, Table};
 use super::head::Framing;
 use super::head::{self, Head, HeadLimits, Progress, Refusal};
 use super::inner::Inner;
 use super::relay::{self, End, Relay};
-use super::route::Route;
+use super::route::{Access, Guard, Route, SIGNATURE};
 use crate::ops::metrics::{API_REFUSED, Metrics};
 use crate::unit::{Bytes, Monotonic};
 use crate::world::clock::Clock;
@@ -83,18 +83,21 @@ const LINGER_BYTES: usize = 16 << 20;
 
 /// The gate of one server.
 pub(super) struct Gate {
-    routes: Arc<Vec<Route>>,
-    limits: Limits,
-    metrics: Arc<Metrics>,
-    table: Arc<Table>,
-    inner: Arc<Inner>,
-    clock: Arc<dyn Clock>,
-    crew: Crew,
-    admitted: Mutex<Admitted>,
+    pub routes: Arc<Vec<Route>>,
+    pub limits: Limits,
+    /// Judges calls that are for nodes only; without one they are for everybody.
+    pub guard: Option<Arc<dyn Guard>>,
+    pub metrics: Arc<Metrics>,
+    pub table: Arc<Table>,
+    pub inner: Arc<Inner>,
+    pub clock: Arc<dyn Clock>,
+    pub crew: Crew,
+    pub admitted: Mutex<Admitted>,
 }
 
+/// How many connections are open.
 #[derive(Default)]
-struct Admitted {
+pub(super) struct Admitted {
     all: usize,
     by_address: HashMap<IpAddr, usize>,
 }
@@ -119,19 +122,6 @@ impl Drop for Place {
 }
 
 impl Gate {
-    /// A gate to this inner server.
-    pub fn new(
-        routes: Arc<Vec<Route>>,
-        limits: Limits,
-        metrics: Arc<Metrics>,
-        table: Arc<Table>,
-        inner: Arc<Inner>,
-        clock: Arc<dyn Clock>,
-        crew: Crew,
-    ) -> Gate {
-        Gate { routes, limits, metrics, table, inner, clock, crew, admitted: Mutex::default() }
-    }
-
     /// Accepts until the stop, then winds up. The listener is non-blocking.
     pub fn accept(self: &Arc<Gate>, listener: TcpListener, stop: &Stop) {
         let mut parting: VecDeque<(Monotonic, Arc<TcpStream>)> = VecDeque::new();
@@ -296,6 +286,10 @@ impl Gate {
             let refusal =
                 Refusal::new(405, "method", format!("{} knows only {}", route.path, route.methods.join(", ")));
             return Err(Refusal { header: Some(allow), ..refusal });
+        }
+        if let (Access::Peers, Some(guard)) = (route.access, &self.guard) {
+            let admitted = guard.admit(&head.method, &head.target, head.header(SIGNATURE));
+            admitted.map_err(|sentence| Refusal::new(401, "signature", sentence))?;
         }
         match head.framing {
             Framing::Length(length) if length > route.body_limit => Err(relay::too_long(route.body_limit)),

@@ -260,6 +260,12 @@ fn inward(headers: &[httparse::Header<'_>]) -> Vec<(String, String)> {
 }
 
 impl Head {
+    /// The first header of this name among those that go inward.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let same = |(known, _): &&(String, String)| known.eq_ignore_ascii_case(name);
+        self.headers.iter().find(same).map(|(_, value)| value.as_str())
+    }
+
     /// The path alone.
     pub fn path(&self) -> &str {
         self.target.split_once('?').map_or(self.target.as_str(), |(path, _)| path)

@@ -28,5 +28,5 @@ pub use exchange::Cancel;
 pub use gate::Limits;
 pub use head::HeadLimits;
 pub use reply::{BodyWriter, Reply, Request};
-pub use route::{Handler, Lane, Route};
+pub use route::{Access, Guard, Handler, Lane, Route, SIGNATURE};
 pub use server::HttpServer;

@@ -18,6 +18,25 @@ pub enum Lane {
     Upload,
 }
 
+/// Who may call a route.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Access {
+    /// Whoever reaches the port.
+    Open,
+    /// Nodes of the cluster: where a key is set, calls that are signed with it. See [`Guard`].
+    Peers,
+}
+
+/// Judges calls of routes with [`Access::Peers`].
+pub trait Guard: Send + Sync {
+    /// Whether a call may pass. `signature` is the value of the header [`SIGNATURE`], if there is one. An error is one
+    /// sentence for the caller, who gets it with status 401.
+    fn admit(&self, method: &str, target: &str, signature: Option<&str>) -> Result<(), String>;
+}
+
+/// The header in which a node proves that it has the cluster's key.
+pub const SIGNATURE: &str = "X-Oklog-Signature";
+
 /// What answers a request. It may panic, or drop the reply: the client gets a 500, or a body that is seen to be broken.
 pub type Handler = dyn Fn(&mut Request, Reply) -> io::Result<()> + Send + Sync;
 
@@ -30,6 +49,8 @@ pub struct Route {
     pub methods: &'static [&'static str],
     /// Who does the work.
     pub lane: Lane,
+    /// Who may call it.
+    pub access: Access,
     /// The longest body it takes. 0: none.
     pub body_limit: Bytes,
     /// What answers.

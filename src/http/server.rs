@@ -14,7 +14,7 @@ use super::inner::Inner;
 use super::lanes::Workers;
 use super::params::Params;
 use super::reply::Request;
-use super::route::{Lane, Route};
+use super::route::{Guard, Lane, Route};
 use crate::ops::metrics::{API_PANICS, API_REFUSED, API_SECONDS, Metrics};
 use crate::unit::Monotonic;
 use crate::world::clock::{Clock, SystemClock};
@@ -22,8 +22,8 @@ use crate::world::crew::{Crew, LARGE_STACK, Stop};
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, Mutex};
 
 /// A running HTTP server.
 #[derive(Debug)]
@@ -37,6 +37,7 @@ impl HttpServer {
         listen: TcpListener,
         routes: Vec<Route>,
         limits: Limits,
+        guard: Option<Arc<dyn Guard>>,
         metrics: Arc<Metrics>,
         crew: Crew,
         stop: Stop,
@@ -49,7 +50,8 @@ impl HttpServer {
         let dispatcher = Dispatcher { routes: routes.clone(), table: table.clone(), lanes, desk };
         let dispatch = Arc::new(move |request| dispatcher.dispatch(request));
         let inner = Inner::start(dispatch, clock.clone(), crew.clone(), stop.clone())?;
-        let gate = Arc::new(Gate::new(routes, limits, metrics, table, inner, clock, crew.clone()));
+        let (crew_of_gate, admitted) = (crew.clone(), Mutex::default());
+        let gate = Arc::new(Gate { routes, limits, guard, metrics, table, inner, clock, crew: crew_of_gate, admitted });
         listen.set_nonblocking(true)?;
         crew.start("http-gate", LARGE_STACK, move || gate.accept(listen, &stop))?;
         Ok(HttpServer { address })

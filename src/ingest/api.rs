@@ -4,7 +4,7 @@
 use super::log::IngestLog;
 use super::queue::Verdict;
 use crate::consume::links::{IngestLink, LinkError, Offer, Reading};
-use crate::http::{Lane, Reply, Request, Route, path};
+use crate::http::{Access, Lane, Reply, Request, Route, path};
 use crate::record::id::Id;
 use crate::segment::reader::FileRange;
 use crate::segment::{Segment, wire};
@@ -19,22 +19,22 @@ const COPY: usize = 64 << 10;
 
 /// The routes of an ingester.
 pub fn routes(log: &Arc<IngestLog>) -> Vec<Route> {
-    let route = |path, methods, lane, handler: fn(&IngestLog, &mut Request, Reply) -> io::Result<()>| {
+    let route = |path, methods, lane, access, handler: fn(&IngestLog, &mut Request, Reply) -> io::Result<()>| {
         let log = log.clone();
         let handler = Arc::new(move |request: &mut Request, reply: Reply| handler(&log, request, reply));
-        Route { path, methods, lane, body_limit: Bytes(0), handler }
+        Route { path, methods, lane, access, body_limit: Bytes(0), handler }
     };
     vec![
-        route(path::INGEST_NEXT, &["GET"], Lane::Short, next),
-        route(path::INGEST_READ, &["GET"], Lane::Query, read),
-        route(path::INGEST_COMMIT, &["POST"], Lane::Short, |log, request, reply| {
+        route(path::INGEST_NEXT, &["GET"], Lane::Short, Access::Peers, next),
+        route(path::INGEST_READ, &["GET"], Lane::Query, Access::Peers, read),
+        route(path::INGEST_COMMIT, &["POST"], Lane::Short, Access::Peers, |log, request, reply| {
             on_id(request, reply, |id| log.commit(id))
         }),
-        route(path::INGEST_FAILED, &["POST"], Lane::Short, failed),
-        route(path::INGEST_RENEW, &["POST"], Lane::Short, |log, request, reply| {
+        route(path::INGEST_FAILED, &["POST"], Lane::Short, Access::Peers, failed),
+        route(path::INGEST_RENEW, &["POST"], Lane::Short, Access::Peers, |log, request, reply| {
             on_id(request, reply, |id| log.renew(id))
         }),
-        route(path::INGEST_SEGMENT_STATE, &["GET"], Lane::Short, segment_state),
+        route(path::INGEST_SEGMENT_STATE, &["GET"], Lane::Short, Access::Open, segment_state),
     ]
 }
 

@@ -1,6 +1,6 @@
 //! Whether this node is alive, and whether it takes work.
 
-use crate::http::{Lane, Reply, Request, Route, path};
+use crate::http::{Access, Lane, Reply, Request, Route, path};
 use crate::ops::metrics::{self as m, Metrics};
 use crate::unit::Bytes;
 use crate::world::process;
@@ -54,8 +54,14 @@ impl Health {
 
 /// The routes for operators: `/health`, `/ready`, `/metrics`.
 pub fn routes(health: Arc<Health>, metrics: Arc<Metrics>) -> Vec<Route> {
-    let route =
-        |path, handler| Route { path, methods: &["GET", "HEAD"], lane: Lane::Short, body_limit: Bytes(0), handler };
+    let route = |path, handler| Route {
+        path,
+        methods: &["GET", "HEAD"],
+        lane: Lane::Short,
+        access: Access::Open,
+        body_limit: Bytes(0),
+        handler,
+    };
     vec![
         route(path::HEALTH, Arc::new(|_: &mut Request, reply: Reply| reply.send(200, &[], b"alive\n"))),
         route(

@@ -6,7 +6,7 @@
 use super::log::StoreLog;
 use super::replicate::Receipt;
 use crate::http::path::STORE_REPLICATE;
-use crate::http::{Lane, Reply, Request, Route};
+use crate::http::{Access, Lane, Reply, Request, Route};
 use crate::unit::Bytes;
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -18,6 +18,7 @@ pub fn routes(store: &Arc<StoreLog>, longest: Bytes) -> Vec<Route> {
         path: STORE_REPLICATE,
         methods: &["POST"],
         lane: Lane::Upload,
+        access: Access::Peers,
         body_limit: longest,
         handler: Arc::new(move |request, reply| replicate(&store, request, reply)),
     }]
