@@ -2,7 +2,9 @@
 //!
 //! [`View`] is what the other rooms see of it: a snapshot that is made anew at every change.
 
+pub mod auth;
 pub mod claim;
+pub mod signature;
 
 pub use claim::{Claim, DataId, Load, Meta, NodeId, PeerKind, State};
 
