@@ -2,7 +2,10 @@
 //!
 //! [`View`] is what the other rooms see of it: a snapshot that is made anew at every change.
 
+pub mod auth;
 pub mod claim;
+pub mod machine;
+pub mod timing;
 
 pub use claim::{Claim, DataId, Load, Meta, NodeId, PeerKind, State};
 
