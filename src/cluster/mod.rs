@@ -4,7 +4,9 @@
 
 pub mod auth;
 pub mod claim;
+pub mod machine;
 pub mod signature;
+pub mod timing;
 
 pub use claim::{Claim, DataId, Load, Meta, NodeId, PeerKind, State};
 
