@@ -4,9 +4,12 @@
 
 pub mod auth;
 pub mod claim;
+pub mod forget;
 pub mod machine;
+pub mod remembered;
 pub mod signature;
 pub mod timing;
+pub mod view;
 
 pub use claim::{Claim, DataId, Load, Meta, NodeId, PeerKind, State};
 
