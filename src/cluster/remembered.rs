@@ -171,7 +171,8 @@ mod tests {
 
     fn claim(n: u128, state: State) -> Claim {
         let address = |port| std::net::SocketAddr::from(([10, 0, 0, n as u8], port));
-        let (kind, store) = if n % 2 == 0 { (PeerKind::Store, Some(DataId(n))) } else { (PeerKind::Ingest, None) };
+        let (kind, store) =
+            if n.is_multiple_of(2) { (PeerKind::Store, Some(DataId(n))) } else { (PeerKind::Ingest, None) };
         let ingest = store.is_none().then_some(DataId(n << 64));
         let meta = Meta { kind, gossip: address(7659), api: address(7650), store, ingest, replicas: 2, start: 7 };
         Claim { node: NodeId(n), meta, incarnation: 0, state }
