@@ -4,8 +4,15 @@
 
 pub mod auth;
 pub mod claim;
+pub mod exchange;
+pub mod gossip;
+mod hear;
 pub mod machine;
+pub mod members;
+pub mod probe;
+pub mod suspicion;
 pub mod timing;
+pub mod wire;
 
 pub use claim::{Claim, DataId, Load, Meta, NodeId, PeerKind, State};
 
