@@ -271,6 +271,8 @@ impl Node {
                     lock(&self.core).wants_peers = true;
                     self.wanted.notify_all();
                 }
+                // Told from one view to the next, which also knows whether anything is missed.
+                Event::Became { .. } => {}
                 Event::Copied { one, other } => log::error!(
                     "{} and {} serve the same directory: one is a copy of the other, and what both hold counts once; \
                      stop one of them, and remove the file that holds the id in its directory",
