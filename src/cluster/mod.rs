@@ -10,6 +10,7 @@ mod hear;
 pub mod machine;
 pub mod members;
 pub mod probe;
+pub mod simulation;
 pub mod suspicion;
 pub mod timing;
 pub mod wire;
