@@ -119,8 +119,8 @@ impl IngestTier {
         if !drained {
             let (segments, size) = self.left();
             log::warn!(
-                "{segments} segments ({} bytes) stay in the ingest tier: they are kept, and go on after the next start",
-                size.0
+                segments, bytes = size.0;
+                "not drained: what no store has taken stays in the ingest tier, and goes on after the next start"
             );
         }
         drained
@@ -144,10 +144,10 @@ impl IngestTier {
 
     fn tell(&self, base: &Base, now: Monotonic, logged: &mut Monotonic) {
         let (segments, size) = self.left();
-        base.notify.working(&format!("draining: {segments} segments left for stores"), TELL_EVERY + GRACE);
+        base.notify.working(&format!("draining, segments left: {segments}"), TELL_EVERY + GRACE);
         if now.since(*logged) >= LOG_EVERY {
             *logged = now;
-            log::info!("draining: {segments} segments ({} bytes) are left for stores to take", size.0);
+            log::info!(segments, bytes = size.0; "draining: stores are to take what is left");
         }
     }
 

@@ -66,14 +66,16 @@ fn serve(flags: &ServeFlags) -> Result<bool, String> {
     say_what_holds(flags);
     base.notify.status("recovering");
     let tiers = Tiers::open(&base, flags)?;
-    let listener = listen(&flags.server.api)?;
-    let joined = joining::join_cluster(&base, &flags.server, tiers.meta(&base, flags, &listener)?)?;
-    let joined = Arc::new(joined);
+    let (listener, api) = listen(&flags.server.api)?;
+    let joined = Arc::new(joining::join_cluster(&base, flags, &tiers, api)?);
     let health = Arc::new(tiers.health(&joined));
-    start_api(&base, flags.kind(), &tiers, listener, &joined, &health)?;
-    tiers.start_threads(&base, &joined)?;
-    if let Some(ingest) = &tiers.ingest {
-        ingest.open_doors()?;
+    let started = start_api(&base, flags.kind(), &tiers, listener, &joined, &health)
+        .and_then(|()| tiers.start_threads(&base, &joined))
+        .and_then(|()| tiers.ingest.as_ref().map_or(Ok(()), IngestTier::open_doors));
+    if let Err(sentence) = started {
+        // Others know of this node by now. What its directories hold is missed until it does start.
+        joined.leave(false);
+        return Err(sentence);
     }
     health.enter(Phase::Serving);
     base.notify.ready("serving");
@@ -140,20 +142,6 @@ impl Tiers {
             _ => None,
         };
         Ok(Tiers { ingest, store, live })
-    }
-
-    /// What this node says of itself to others.
-    fn meta(&self, base: &Base, flags: &ServeFlags, api: &TcpListener) -> Result<cluster::Meta, String> {
-        let api = api.local_addr().map_err(|e| format!("listening on {}: {e}", flags.server.api))?;
-        Ok(cluster::Meta {
-            kind: flags.kind(),
-            gossip: api,
-            api,
-            store: self.store.as_ref().map(StoreTier::id),
-            ingest: self.ingest.as_ref().map(IngestTier::id),
-            replicas: flags.replicas().unwrap_or(0),
-            start: base.clock.unix_millis().0,
-        })
     }
 
     /// Readiness: a sound disk, and a place in the cluster.
@@ -231,8 +219,13 @@ fn end_at_once_on_the_next(mut signals: EndSignals) {
     }
 }
 
-fn listen(address: &Address) -> Result<TcpListener, String> {
-    socket::listen(resolve(address)?).map_err(|e| format!("listening on {address}: {e}"))
+/// Binds a port. Gives the address that it got, too.
+fn listen(address: &Address) -> Result<(TcpListener, SocketAddr), String> {
+    let bound = socket::listen(resolve(address)?).and_then(|listener| {
+        let address = listener.local_addr()?;
+        Ok((listener, address))
+    });
+    bound.map_err(|e| format!("listening on {address}: {e}"))
 }
 
 fn resolve(address: &Address) -> Result<SocketAddr, String> {
