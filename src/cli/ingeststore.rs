@@ -5,6 +5,7 @@ use super::settings::{Filesystem, IngestStoreFlags};
 use crate::cluster::{self, Cluster, DataId, Fixed as Alone, Meta, NodeId, Peer, PeerKind, State};
 use crate::compact::thread::{Housekeeper, Settings};
 use crate::compact::{self, retain};
+use crate::consume::courier::Patience;
 use crate::consume::links::{Fixed, Membership};
 use crate::consume::machine;
 use crate::consume::thread::{Carrier, run as consume};
@@ -231,7 +232,7 @@ fn start_threads(
     let members: Arc<dyn Membership> =
         Arc::new(Fixed { ingesters: vec![Arc::new(LocalIngester::new(ingest.clone()))], stores: vec![store.clone()] });
     for n in 0..flags.consumers {
-        let carrier = carrier(base, flags, members.clone());
+        let carrier = carrier(base, flags, members.clone(), n);
         let stop = base.stop.clone();
         base.crew.start(&format!("consume {n}"), LARGE_STACK, move || consume(&carrier, &stop)).map_err(failed)?;
     }
@@ -244,7 +245,7 @@ fn start_threads(
     Ok(())
 }
 
-fn carrier(base: &Base, flags: &IngestStoreFlags, members: Arc<dyn Membership>) -> Carrier {
+fn carrier(base: &Base, flags: &IngestStoreFlags, members: Arc<dyn Membership>, turn: usize) -> Carrier {
     Carrier {
         settings: machine::Settings {
             replicas: flags.replicas() as usize,
@@ -252,11 +253,14 @@ fn carrier(base: &Base, flags: &IngestStoreFlags, members: Arc<dyn Membership>) 
             target_age: flags.target_age,
             delay: flags.delay,
             renew_every: flags.pending_timeout / 3,
+            turn,
         },
         buffer: flags.buffer_size,
         members,
         clock: base.clock.clone(),
         metrics: base.metrics.clone(),
+        crew: base.crew.clone(),
+        patience: (Patience::SPARED, Patience::LAST),
     }
 }
 
