@@ -8,6 +8,7 @@ use crate::compact::{self, retain};
 use crate::consume::links::{Fixed, Membership};
 use crate::consume::machine;
 use crate::consume::thread::{Carrier, run as consume};
+use crate::http::client::Caller;
 use crate::http::{Access, HttpServer, Lane, Limits as HttpLimits, Reply, Request, Route, path};
 use crate::ingest::api::LocalIngester;
 use crate::ingest::listener::{Door, Doors};
@@ -16,7 +17,7 @@ use crate::ingest::recover::Ground;
 use crate::ingest::{api as ingest_api, durable, flusher};
 use crate::ops::health::{self, Health, Phase};
 use crate::ops::metrics::{self as m, Metrics};
-use crate::query::api::Reader;
+use crate::query::api as query_api;
 use crate::query::pool::Pool;
 use crate::segment::readable::Readable;
 use crate::store::api as store_api;
@@ -163,7 +164,8 @@ fn start_api(
     let longest = Bytes(flags.target_size.0 + 2 * flags.flush_size.0 + 64 * flags.max_record_size.0);
     routes.extend(store_api::routes(store, longest));
     routes.extend(cluster::routes(&alone, &base.metrics));
-    routes.extend(reading_routes(base, ingest, store, live).map_err(|e| format!("starting the scanners: {e}"))?);
+    routes
+        .extend(reading_routes(base, ingest, store, live, &alone).map_err(|e| format!("starting the scanners: {e}"))?);
     HttpServer::start(
         listener,
         routes,
@@ -182,23 +184,19 @@ fn reading_routes(
     ingest: &Arc<IngestLog>,
     store: &Arc<StoreLog>,
     live: &Arc<Registry>,
+    cluster: &Arc<dyn Cluster>,
 ) -> io::Result<Vec<Route>> {
-    let pool = Pool::start(crew::cores(), &base.crew, &base.stop)?;
-    let query = |path, tiers: &[&dyn Fn() -> Box<crate::query::api::Snapshot>]| {
-        let (pool, clock, metrics) = (pool.clone(), base.clock.clone(), base.metrics.clone());
-        let reader = Reader { tiers: tiers.iter().map(|tier| tier()).collect(), pool, clock, metrics };
-        let handler = move |request: &mut Request, reply: Reply| reader.answer(request, reply);
-        let access = if path == path::STORE_QUERY { Access::Open } else { Access::Peers };
-        let (methods, lane) = (&["GET", "HEAD"], Lane::Query);
-        Route { path, methods, lane, access, body_limit: Bytes(0), handler: Arc::new(handler) }
-    };
-    let of_ingest = || -> Box<crate::query::api::Snapshot> {
-        let ingest = ingest.clone();
-        Box::new(move |from, to| ingest.snapshot(from, to))
-    };
-    let of_store = || -> Box<crate::query::api::Snapshot> {
-        let store = store.clone();
-        Box::new(move |from, to| store.snapshot(from, to).into_iter().map(Readable::whole).collect())
+    let (of_ingest, of_store) = (ingest.clone(), store.clone());
+    let node = query_api::Node {
+        ingest: Some(Box::new(move |from, to| of_ingest.snapshot(from, to))),
+        store: Some(Box::new(move |from, to| of_store.snapshot(from, to).into_iter().map(Readable::whole).collect())),
+        cluster: cluster.clone(),
+        caller: Caller::default(),
+        witnesses: Box::new(Vec::new),
+        forgotten: Box::new(Vec::new),
+        pool: Pool::start(crew::cores(), &base.crew, &base.stop)?,
+        clock: base.clock.clone(),
+        metrics: base.metrics.clone(),
     };
     let stream = |path| {
         let streamer = Streamer { live: live.clone(), clock: base.clock.clone(), metrics: base.metrics.clone() };
@@ -206,13 +204,9 @@ fn reading_routes(
         let access = if path == path::STORE_STREAM { Access::Open } else { Access::Peers };
         Route { path, methods: &["GET"], lane: Lane::Stream, access, body_limit: Bytes(0), handler: Arc::new(handler) }
     };
-    Ok(vec![
-        query(path::STORE_QUERY, &[&of_ingest, &of_store]),
-        query(path::STORE_OWN_QUERY, &[&of_store]),
-        query(path::INGEST_QUERY, &[&of_ingest]),
-        stream(path::STORE_STREAM),
-        stream(path::INGEST_STREAM),
-    ])
+    let mut routes = query_api::routes(node);
+    routes.extend([stream(path::STORE_STREAM), stream(path::INGEST_STREAM)]);
+    Ok(routes)
 }
 
 fn start_threads(
