@@ -4,7 +4,7 @@ use super::answer::{Body, End, Query};
 use super::complete::StoreKey;
 use super::pool::Pool;
 use super::scatter::Scatter;
-use crate::cluster::{Cluster, DataId, View};
+use crate::cluster::{Cluster, DataId, Peer, View};
 use crate::http::client::Caller;
 use crate::http::{Access, Lane, Reply, Request, Route, path};
 use crate::ops::metrics::{self as m, Counter, Metrics};
@@ -53,12 +53,26 @@ pub enum Tier {
     Store,
 }
 
+/// Header: the persistent identity of what a part was read from, 32 hexadecimal digits. Who asks knows by it that nobody
+/// else has the address by now.
+pub const DATA_ID: &str = "X-Oklog-Data-Id";
+
 /// Header: which stores an ingester knows of. The first 16 hexadecimal digits of each one's id, with spaces between; at
 /// most [`MAX_STORES`], and `more` behind them if there are more.
 pub const KNOWN_STORES: &str = "X-Oklog-Stores";
 
 /// 5 KiB of names: together with a needle of 8 KiB the head stays within the 16 KiB that our client takes.
 pub const MAX_STORES: usize = 300;
+
+impl Tier {
+    /// What a peer keeps in this tier.
+    pub(super) fn data_of(self, peer: &Peer) -> Option<DataId> {
+        match self {
+            Tier::Ingest => peer.meta.ingest,
+            Tier::Store => peer.meta.store,
+        }
+    }
+}
 
 impl Node {
     pub(super) fn tier(&self, tier: Tier) -> Option<&Snapshot> {
@@ -192,6 +206,9 @@ impl Reader {
             ("X-Oklog-Duration", show_duration(self.node.clock.now().since(query.began))),
             ("X-Oklog-Complete", "true".to_string()),
         ]);
+        if let Some(id) = self.tier.data_of(&self.node.cluster.view().me) {
+            headers.push((DATA_ID, id.to_string()));
+        }
         if self.tier == Tier::Ingest {
             // After the snapshot: whatever left it before is on stores that are known by now.
             headers.push((KNOWN_STORES, self.node.known_stores()));

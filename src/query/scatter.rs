@@ -17,7 +17,7 @@
 //! own tiers takes (see `scan`). It does not grow with the result. Left out: asking a second time.
 
 use super::answer::{Body, End, Query};
-use super::api::{KNOWN_STORES, Node, Tier};
+use super::api::{DATA_ID, KNOWN_STORES, Node, Tier};
 use super::calls::Calls;
 use super::complete::{Missed, StoreKey};
 use super::newest::Descending;
@@ -175,7 +175,7 @@ impl Scatter {
         let target = format!("{path}?{target}");
         let peers: Vec<Peer> = view.others.iter().filter(|peer| has_tier(peer)).cloned().collect();
         each_at_once(peers, AT_ONCE, |peer| {
-            let head = self.ask_one(query, &target, calls, &peer);
+            let head = self.ask_one(query, tier, &target, calls, &peer);
             if let Err(why) = &head
                 && !query.cancel.is_cancelled()
             {
@@ -185,7 +185,7 @@ impl Scatter {
         })
     }
 
-    fn ask_one(&self, query: &Query, target: &str, calls: &Calls, peer: &Peer) -> Result<Head, String> {
+    fn ask_one(&self, query: &Query, tier: Tier, target: &str, calls: &Calls, peer: &Peer) -> Result<Head, String> {
         let agent = calls.agent(peer.node).ok_or("nobody waits for the answer")?;
         let (caller, callee) = (&self.node.caller, Callee { api: peer.name(), node: peer.node.0 });
         let answer = match query.head_only {
@@ -195,6 +195,11 @@ impl Scatter {
         let answer = answer.map_err(|e| e.to_string())?;
         if answer.status() != 200 {
             return Err(format!("status {}", answer.status()));
+        }
+        if let (Some(wanted), Some(found)) = (tier.data_of(peer), answer.header(DATA_ID))
+            && wanted.to_string() != found
+        {
+            return Err(format!("another node has its address by now, which keeps {found}"));
         }
         Head::read(answer).ok_or_else(|| "its answer has not the headers of one".to_string())
     }

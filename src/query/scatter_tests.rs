@@ -61,8 +61,14 @@ impl Held {
     }
 }
 
+/// Records from this id on are 64 KiB long.
+const LONG: u128 = 1_000_000;
+
 fn text_of(id: u128) -> Vec<u8> {
-    format!("record {id}, {}", if id % 3 == 0 { "fizz" } else { "other" }).into_bytes()
+    if id >= LONG {
+        return vec![b'x'; 64 << 10];
+    }
+    format!("record {id}, {}", if id.is_multiple_of(3) { "fizz" } else { "other" }).into_bytes()
 }
 
 fn content(ids: &[u128]) -> Vec<u8> {
@@ -309,9 +315,12 @@ fn an_answer_that_is_not_one_of_ours_is_silence() {
     let town = Town::new();
     let refuses = town.fake(Store, 1, 1, |_, reply| reply.send(503, &[], b"busy\n"));
     let strange = town.fake(Store, 2, 1, |_, reply| reply.send(200, &[], b"hello\n"));
-    let (me, _) = town.asked(&Held::with(&[], &ids(0..5)), 1, &[&refuses, &strange], &[]);
+    // What was kept there is gone, and something else has its address.
+    let mut moved = town.node(Store, 3, 1, &Held::default());
+    moved.meta.store = Some(DataId(4));
+    let (me, _) = town.asked(&Held::with(&[], &ids(0..5)), 1, &[&refuses, &strange, &moved], &[]);
     let got = ask(&me, "");
-    assert_eq!((got.status, got.header("X-Oklog-Error-Count"), got.ids.len()), (206, "2", 5));
+    assert_eq!((got.status, got.header("X-Oklog-Error-Count"), got.ids.len()), (206, "3", 5));
 }
 
 #[test]
@@ -447,12 +456,22 @@ fn a_client_that_goes_away_stops_the_work_on_all_nodes() {
     });
     let own = Held::with(&[], &ids(0..5));
     let (me, _) = town.asked(&own, 2, &[&scans], &[]);
-    let gone = agent(Patience::NODE);
-    drop(client::get(&gone, &url(&me, "")).expect("a head"));
-    gone.shutdown();
+    let go_away = |me: &Peer| {
+        let gone = agent(Patience::NODE);
+        drop(client::get(&gone, &url(me, "")).expect("a head"));
+        gone.shutdown();
+    };
+    go_away(&me);
     assert_eq!(tell.recv_timeout(Duration::from_secs(30)), Ok(true));
-    let waited = (0..3_000).any(|_| own.ended("cancelled") == 1 || Stop::default().wait(Duration::from_millis(10)));
-    assert!(waited, "the query is not counted as cancelled");
+    let is_told = |held: &Held| {
+        (0..3_000).any(|_| held.ended("cancelled") == 1 || Stop::default().wait(Duration::from_millis(10)))
+    };
+    assert!(is_told(&own), "the query is not counted as cancelled");
+    // One that sends more than all the buffers on the way can hold.
+    let (sends, own) = (Held::with(&[], &ids(LONG..LONG + 800)), Held::default());
+    let sending = town.node(Store, 2, 2, &sends);
+    go_away(&town.asked(&own, 2, &[&sending], &[]).0);
+    assert!(is_told(&sends) && is_told(&own), "the other node's part is not counted as cancelled");
 }
 
 #[test]
