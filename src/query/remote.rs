@@ -1,7 +1,8 @@
 //! Another node's part of an answer, as a source of a merge.
 //!
 //! What comes is checked to the record before it is merged: ids in the asked order, within the range, nothing torn. Memory:
-//! what one read of the connection brings, at most 64 KiB, or one record where that is longer.
+//! two blocks, one that is merged and one for the beginning of the next, each of at most 64 KiB, or as long as one record
+//! where that is longer.
 
 use super::newest::Descending;
 use super::params::{Order, Params};

@@ -13,7 +13,7 @@
 //! otherwise it ends without its final chunk, so that no client takes it for what its head says.
 //!
 //! Bounds: [`AT_ONCE`] threads while nodes are asked; then one thread to merge and one to watch. Memory: for each remote
-//! answer 64 KiB, or one record where that is longer, and the two buffers of its connection; besides what a scan of the
+//! answer two blocks (see `remote`) and the two buffers of its connection, 16 KiB each; besides what a scan of the
 //! own tiers takes (see `scan`). It does not grow with the result. Left out: asking a second time.
 
 use super::answer::{Body, End, Query};

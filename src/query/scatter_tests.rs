@@ -559,3 +559,59 @@ fn with_fewer_than_r_stores_down_an_answer_is_all_there_is() {
         assert_eq!(got.ids, expected, "replay with seed {seed}");
     }
 }
+
+/// What a store that breaks off may say: its records, and where it does.
+type Cut = Arc<Mutex<(Vec<u128>, Option<usize>)>>;
+
+#[test]
+fn stores_that_break_off_anywhere_cost_no_record_while_they_are_fewer_than_r() {
+    let town = Town::new();
+    let cuts: Vec<Cut> = (0..4).map(|_| Cut::default()).collect();
+    let others: Vec<Peer> =
+        cuts.iter().zip(1..).map(|(cut, n)| town.fake(Store, n, 0, serve_cut(cut.clone()))).collect();
+    let (me, cluster) = town.asked(&Held::default(), 0, &[], &[]);
+    let mut broken_off = 0;
+    for seed in 0..80 {
+        let mut dice = Dice::new(seed);
+        let replicas = 1 + dice.below(4);
+        let mut stores: Vec<Vec<u128>> = vec![Vec::new(); 4];
+        let last = dice.below(400).into();
+        for id in 0..last {
+            let mut order: Vec<usize> = (0..4).collect();
+            dice.shuffle(&mut order);
+            order.iter().take(replicas as usize).for_each(|n| stores[*n].push(id));
+        }
+        let breaking = dice.below(5) as usize;
+        for (n, (cut, ids)) in cuts.iter().zip(stores).enumerate() {
+            let len = content(&ids).len() as u64;
+            *lock(cut) = (ids, (n < breaking).then(|| dice.below(len + 1) as usize));
+        }
+        let mut me = me.clone();
+        me.meta.replicas = replicas as u8;
+        *lock(&cluster.0) = Arc::new(View { me: me.clone(), others: others.clone(), silent: vec![] });
+        let descending = dice.one_in(2);
+        let mut expected = ids(0..last);
+        if descending {
+            expected.reverse();
+        }
+        let got = ask(&me, if descending { "&order=desc" } else { "" });
+        assert_eq!(got.status, 200, "replay with seed {seed}");
+        assert_eq!(got.ended, breaking < replicas as usize, "replay with seed {seed}: {breaking} of R = {replicas}");
+        if got.ended {
+            assert_eq!(got.ids, expected, "replay with seed {seed}");
+        }
+        broken_off += u32::from(!got.ended);
+    }
+    assert!(broken_off > 10, "too few seeds break too much");
+}
+
+fn serve_cut(cut: Cut) -> impl Fn(&Request, Reply) -> io::Result<()> + Send + Sync + 'static {
+    move |request, reply| {
+        let (mut ids, cut) = lock(&cut).clone();
+        if request.param("order") == Some("desc") {
+            ids.reverse();
+        }
+        let bytes = content(&ids);
+        answer_with(reply, &bytes[..cut.unwrap_or(bytes.len())], cut.is_none())
+    }
+}
