@@ -201,7 +201,8 @@ fn reading_routes(
         Box::new(move |from, to| store.snapshot(from, to).into_iter().map(Readable::whole).collect())
     };
     let stream = |path| {
-        let streamer = Streamer { live: live.clone(), clock: base.clock.clone(), metrics: base.metrics.clone() };
+        let (live, clock, metrics) = (Some(live.clone()), base.clock.clone(), base.metrics.clone());
+        let streamer = Streamer { live, beyond: None, clock, metrics };
         let handler = move |request: &mut Request, reply: Reply| streamer.serve(request, reply);
         let access = if path == path::STORE_STREAM { Access::Open } else { Access::Peers };
         Route { path, methods: &["GET"], lane: Lane::Stream, access, body_limit: Bytes(0), handler: Arc::new(handler) }

@@ -7,15 +7,16 @@
 //!
 //! Bounds: the last [`REMEMBERED`] ids, and one record. A store that sends nothing for five minutes is called anew.
 
-use super::client::{self, Answer, CallError, Method, RecordReader, Shape};
+use super::client::{self, Answer, CallError, Method, Shape};
 use super::query::{FAILED, FOUND, say};
 use crate::query::params::QueryString;
-use crate::record::id::{Id, StreamBits};
+use crate::record::id::StreamBits;
 use crate::record::stored::{Stored, records};
+use crate::stream::runs::RecordReader;
+use crate::stream::seen::Seen;
 use crate::unit::{Monotonic, show_duration};
 use crate::world::clock::Clock;
 use crate::world::crew::Stop;
-use std::collections::{HashSet, VecDeque};
 use std::io::{self, Read, Write};
 use std::time::Duration;
 use ureq::Agent;
@@ -27,7 +28,7 @@ pub const REMEMBERED: usize = 65_536;
 const MARGIN: Duration = Duration::from_secs(1);
 
 /// The first wait after a link broke, and the longest.
-const WAITS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+const WAITS: (Duration, Duration) = (Duration::from_millis(16), Duration::from_millis(1_024));
 
 /// What is asked for, and how it is printed.
 #[derive(Clone, Debug, Default)]
@@ -58,10 +59,10 @@ enum Broken {
 /// request. Complains to `err` in whole lines. Gives the exit status: 0, or 2 after a refusal.
 pub fn run(options: &StreamOptions, clock: &dyn Clock, stop: &Stop, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
     let agent = client::agent();
-    let mut tail = Tail { options, agent, stop, seen: Seen::default(), began: None, shown: Vec::new() };
+    let mut tail = Tail { options, agent, stop, seen: Seen::new(REMEMBERED), began: None, shown: Vec::new() };
     let mut wait = WAITS.0;
     while !stop.is_raised() {
-        let heard = tail.seen.count;
+        let heard = tail.seen.count();
         let broken = match tail.follow(clock, out, err) {
             Ok(()) => continue,
             Err(broken) => broken,
@@ -77,7 +78,7 @@ pub fn run(options: &StreamOptions, clock: &dyn Clock, stop: &Stop, out: &mut dy
                 return FAILED;
             }
             Broken::Link(why) => {
-                wait = if tail.seen.count > heard { WAITS.0 } else { wait };
+                wait = if tail.seen.count() > heard { WAITS.0 } else { wait };
                 say(err, &format!("oklog stream: {why}; next try in {}", show_duration(wait)));
             }
         }
@@ -153,7 +154,7 @@ impl Tail<'_> {
 
     /// Where the gap begins: before the last record that was seen, or, as a span, when the first stream was opened.
     fn gap_start(&self, since_began: Duration) -> String {
-        match self.seen.last {
+        match self.seen.last() {
             Some(last) => self.seen.resume_from(last, self.options.window + MARGIN).to_string(),
             None => show_duration(since_began + MARGIN),
         }
@@ -190,49 +191,10 @@ fn notice(err: &mut dyn Write, record: Stored<'_>) {
     say(err, &text.chars().filter(|c| !c.is_control()).collect::<String>());
 }
 
-/// The ids seen last.
-#[derive(Default)]
-struct Seen {
-    ids: HashSet<Id>,
-    by_arrival: VecDeque<Id>,
-    /// The largest id ever seen.
-    last: Option<Id>,
-    /// The largest id that was forgotten.
-    forgotten: Option<Id>,
-    count: u64,
-}
-
-impl Seen {
-    /// Whether an id was not seen before, as far as is remembered; remembers it.
-    fn is_new(&mut self, id: Id) -> bool {
-        if !self.ids.insert(id) {
-            return false;
-        }
-        self.count += 1;
-        self.by_arrival.push_back(id);
-        self.last = self.last.max(Some(id));
-        if self.by_arrival.len() > REMEMBERED
-            && let Some(old) = self.by_arrival.pop_front()
-        {
-            self.ids.remove(&old);
-            self.forgotten = self.forgotten.max(Some(old));
-        }
-        true
-    }
-
-    /// The id from which a query gives nothing that was seen and is not remembered, at most `margin` before `last`.
-    fn resume_from(&self, last: Id, margin: Duration) -> Id {
-        let wanted = Id::first_of(last.millis().before(margin));
-        match self.forgotten {
-            Some(forgotten) => wanted.max(Id(forgotten.0.saturating_add(1))),
-            None => wanted,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::id::Id;
     use crate::record::stored::write;
     use crate::unit::{UnixMillis, UnixNanos};
     use crate::world::clock::VirtualClock;
@@ -310,15 +272,5 @@ mod tests {
         let (_, out, err, _) = stream_against(vec![chunked(&body, true)]);
         assert_eq!(out, "1\n");
         assert!(err.starts_with("oklog: 5 records missed\n"), "{err}");
-    }
-
-    #[test]
-    fn a_gap_never_begins_before_an_id_that_was_forgotten() {
-        let mut seen = Seen::default();
-        assert!((0..REMEMBERED as u128 + 10).all(|n| seen.is_new(id(n))));
-        assert!(!seen.is_new(id(20)));
-        let last = seen.last.unwrap();
-        assert_eq!(seen.resume_from(last, MARGIN), id(10));
-        assert_eq!(Seen::default().resume_from(last, MARGIN), Id::first_of(UnixMillis(last.millis().0 - 1_000)));
     }
 }
