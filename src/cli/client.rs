@@ -27,7 +27,12 @@ pub const PAUSE: Duration = Duration::from_secs(300);
 
 /// An agent for one command. Proxies are taken from the environment, as by other programs that people run.
 pub fn agent() -> Agent {
-    client::agent(Patience { connect: CONNECT, response: ANSWER, read: Some(PAUSE), proxy: true })
+    agent_for(PAUSE)
+}
+
+/// As [`agent`], for answers that pause for `pause` at most.
+pub fn agent_for(pause: Duration) -> Agent {
+    client::agent(Patience { connect: CONNECT, response: ANSWER, read: Some(pause), proxy: true })
 }
 
 /// The stores in a list of addresses, each of which may be several with commas between: `host`, `host:port`, or either

@@ -5,7 +5,8 @@
 //! since records from several ingesters come in order only within the window, but never before the newest id that was
 //! forgotten: so no record is printed twice.
 //!
-//! Bounds: the last [`REMEMBERED`] ids, and one record. A store that sends nothing for five minutes is called anew.
+//! Bounds: the last [`REMEMBERED`] ids, and one record. A store that sends nothing for 15 s, not even the beats that it is
+//! asked for, is called anew.
 
 use super::client::{self, Answer, CallError, Method, Shape};
 use super::query::{FAILED, FOUND, say};
@@ -14,6 +15,7 @@ use crate::record::id::StreamBits;
 use crate::record::stored::{Stored, records};
 use crate::stream::runs::RecordReader;
 use crate::stream::seen::Seen;
+use crate::stream::wishes::{BEAT, SILENCE, is_beat};
 use crate::unit::{Monotonic, show_duration};
 use crate::world::clock::Clock;
 use crate::world::crew::Stop;
@@ -58,8 +60,8 @@ enum Broken {
 /// Streams until `stop` is raised (looked at between runs of records and in waits), `out` is closed or a store refuses the
 /// request. Complains to `err` in whole lines. Gives the exit status: 0, or 2 after a refusal.
 pub fn run(options: &StreamOptions, clock: &dyn Clock, stop: &Stop, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
-    let agent = client::agent();
-    let mut tail = Tail { options, agent, stop, seen: Seen::new(REMEMBERED), began: None, shown: Vec::new() };
+    let (agent, live) = (client::agent(), client::agent_for(SILENCE));
+    let mut tail = Tail { options, agent, live, stop, seen: Seen::new(REMEMBERED), began: None, shown: Vec::new() };
     let mut wait = WAITS.0;
     while !stop.is_raised() {
         let heard = tail.seen.count();
@@ -90,7 +92,10 @@ pub fn run(options: &StreamOptions, clock: &dyn Clock, stop: &Stop, out: &mut dy
 
 struct Tail<'a> {
     options: &'a StreamOptions,
+    /// For queries, which may be silent while nothing is found.
     agent: Agent,
+    /// For streams, which beat.
+    live: Agent,
     stop: &'a Stop,
     seen: Seen,
     /// When the first stream was opened.
@@ -103,13 +108,13 @@ impl Tail<'_> {
     fn follow(&mut self, clock: &dyn Clock, out: &mut dyn Write, err: &mut dyn Write) -> Result<(), Broken> {
         let stores = client::stores(&self.options.stores);
         let target = format!("/store/stream?{}", self.query_string(None));
-        let answer = self.call(&stores, &target)?;
+        let answer = call(&self.live, &stores, &target)?;
         match self.began {
             None => self.began = Some(clock.now()),
             Some(began) => {
                 let from = self.gap_start(clock.now().since(began));
                 let target = format!("/store/query?{}", self.query_string(Some(&from)));
-                match self.call(&stores, &target).and_then(|answer| self.fill(answer, out, err)) {
+                match call(&self.agent, &stores, &target).and_then(|answer| self.fill(answer, out, err)) {
                     Ok(()) => {}
                     Err(Broken::Link(why)) => say(err, &format!("oklog stream: records may be missing: {why}")),
                     Err(other) => return Err(other),
@@ -123,14 +128,6 @@ impl Tail<'_> {
             Err(Broken::Link(why)) => Err(Broken::Link(format!("the stream from {store} broke: {why}"))),
             Err(other) => Err(other),
         }
-    }
-
-    fn call(&self, stores: &[String], target: &str) -> Result<Answer, Broken> {
-        client::call(&self.agent, Method::Get, stores, target).map_err(|error| match error {
-            CallError::Refused { status: 400..=499, .. } => Broken::Refused(error),
-            _ if stores.is_empty() => Broken::Refused(error),
-            _ => Broken::Link(error.to_string()),
-        })
     }
 
     fn fill(&mut self, answer: Answer, out: &mut dyn Write, err: &mut dyn Write) -> Result<(), Broken> {
@@ -147,7 +144,10 @@ impl Tail<'_> {
         }
         match from {
             Some(from) => query.add("from", from.as_bytes()),
-            None => query.add("window", show_duration(self.options.window).as_bytes()),
+            None => {
+                query.add("window", show_duration(self.options.window).as_bytes());
+                query.add("beat", show_duration(BEAT).as_bytes());
+            }
         }
         query.into_string()
     }
@@ -171,6 +171,9 @@ impl Tail<'_> {
             self.shown.clear();
             for record in records(run) {
                 let Some(id) = record.id() else { continue };
+                if is_beat(id) {
+                    continue;
+                }
                 if id.stream() == StreamBits::NOTICE {
                     notice(err, record);
                 } else if self.seen.is_new(id) {
@@ -184,6 +187,14 @@ impl Tail<'_> {
         }
         Ok(())
     }
+}
+
+fn call(agent: &Agent, stores: &[String], target: &str) -> Result<Answer, Broken> {
+    client::call(agent, Method::Get, stores, target).map_err(|error| match error {
+        CallError::Refused { status: 400..=499, .. } => Broken::Refused(error),
+        _ if stores.is_empty() => Broken::Refused(error),
+        _ => Broken::Link(error.to_string()),
+    })
 }
 
 fn notice(err: &mut dyn Write, record: Stored<'_>) {
@@ -249,7 +260,7 @@ mod tests {
         ];
         let (status, out, err, asked) = stream_against(answers);
         assert_eq!((status, out.as_str()), (FAILED, "1\n2\n3\n4\n5\n"), "{err}");
-        assert!(asked[0].starts_with("GET /store/stream?q=&window=0s "), "{asked:?}");
+        assert!(asked[0].starts_with("GET /store/stream?q=&window=0s&beat=5s "), "{asked:?}");
         assert!(asked[1].starts_with("GET /store/stream?"), "{asked:?}");
         let from = Id::first_of(UnixMillis(1_795_426_200_250 - 1_000));
         assert!(asked[2].starts_with(&format!("GET /store/query?q=&from={from} ")), "{asked:?}");
@@ -265,8 +276,10 @@ mod tests {
     }
 
     #[test]
-    fn notices_go_to_standard_error() {
+    fn notices_go_to_standard_error_and_beats_nowhere() {
         let mut body = block_of(&[1]);
+        let beat = Id::new(UnixNanos(1_795_426_200_250_000_000), StreamBits::NOTICE, u32::MAX);
+        write(&mut body, beat, b"oklog: all until here");
         let at = Id::new(UnixNanos(1_795_426_200_250_000_000), StreamBits::NOTICE, 0);
         write(&mut body, at, b"oklog: 5 records missed");
         let (_, out, err, _) = stream_against(vec![chunked(&body, true)]);

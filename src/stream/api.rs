@@ -4,7 +4,7 @@ use super::inbox::{Inbox, Item, Source, Taken};
 use super::links::{Beyond, Links};
 use super::registry::Registry;
 use super::window::Window;
-use super::wishes::Wishes;
+use super::wishes::{BEAT_COUNTER, Wishes, is_beat};
 use crate::http::{BodyWriter, Reply, Request};
 use crate::ops::metrics::{self as m, Metrics};
 use crate::query::needle::Matcher;
@@ -24,14 +24,6 @@ const GLANCE: Duration = Duration::from_millis(200);
 /// How many ids a stream of the whole cluster remembers, so that a gap that is filled brings nothing twice: 6 MiB when
 /// all are there.
 pub const REMEMBERED: usize = 131_072;
-
-/// The counter in the id of a beat: see [`is_beat`].
-const BEAT_COUNTER: u32 = u32::MAX;
-
-/// Whether an id is not a record's but says: all that was published here up to this time has been sent.
-fn is_beat(id: Id) -> bool {
-    id.stream() == StreamBits::NOTICE && id.counter() == BEAT_COUNTER
-}
 
 /// Serves live streams.
 pub struct Streamer {

@@ -2,13 +2,11 @@
 //!
 //! Each batch goes into the stream's inbox as it comes, and is missed there when the reader is too slow: the other node
 //! never waits for it. A link that breaks is tried again after a wait that doubles from 16 ms to 1 s, until the leash is
-//! pulled. Silence for longer than [`SILENCE`] counts as a break, since the other node beats every
-//! [`BEAT`](super::wishes::BEAT).
+//! pulled. Silence for longer than [`SILENCE`](super::wishes::SILENCE) counts as a break, since the other node beats.
 
 use super::backfill::{Leash, into_io};
 use super::inbox::{Inbox, Item, Source};
 use super::runs::RecordReader;
-use super::wishes::BEAT;
 use crate::forward::backoff::Backoff;
 use crate::http::client::{Callee, Caller};
 use crate::world::clock::Clock;
@@ -16,10 +14,6 @@ use crate::world::entropy::Dice;
 use memchr::memchr_iter;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
-
-/// After so long without a beat the other node is taken to be gone.
-pub const SILENCE: Duration = BEAT.saturating_mul(3);
 
 /// One link, before it is begun.
 pub struct Link {

@@ -3,9 +3,9 @@
 use super::backfill::{Backfill, Leash};
 use super::filler::Filler;
 use super::inbox::{Inbox, Source};
-use super::link::{Link, SILENCE};
+use super::link::Link;
 use super::machine::{Action, Followed, Now};
-use super::wishes::Wishes;
+use super::wishes::{SILENCE, Wishes};
 use crate::cluster::Cluster;
 use crate::http::client::Caller;
 use crate::record::id::Id;

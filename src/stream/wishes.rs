@@ -3,7 +3,7 @@
 use crate::http::{Request, path};
 use crate::query::needle::Matcher;
 use crate::query::params::QueryString;
-use crate::record::id::Id;
+use crate::record::id::{Id, StreamBits};
 use crate::unit::{parse_duration, show_duration};
 use std::time::Duration;
 
@@ -13,8 +13,19 @@ const DEFAULT_WINDOW: Duration = Duration::from_secs(1);
 /// The longest window: more than a minute late is not live.
 const LONGEST_WINDOW: Duration = Duration::from_secs(60);
 
-/// How often a link is told that it still stands.
+/// How often those who follow a stream are to be told that it still stands.
 pub const BEAT: Duration = Duration::from_secs(5);
+
+/// After so long without a beat the other side is taken to be gone.
+pub const SILENCE: Duration = BEAT.saturating_mul(3);
+
+/// The counter in the id of a beat.
+pub(super) const BEAT_COUNTER: u32 = u32::MAX;
+
+/// Whether an id is not a record's but a beat's: all that its sender took in up to this time has been sent.
+pub fn is_beat(id: Id) -> bool {
+    id.stream() == StreamBits::NOTICE && id.counter() == BEAT_COUNTER
+}
 
 /// The shortest time between two beats that may be asked for.
 const SHORTEST_BEAT: Duration = Duration::from_millis(100);
@@ -32,7 +43,7 @@ pub struct Wishes {
     pub invert: bool,
     /// How long records are held back, to put them in order.
     pub window: Duration,
-    /// How often the reader is told that all until now has been sent; for other nodes.
+    /// How often the reader is sent a beat, from which it knows that the stream still stands.
     pub beat: Option<Duration>,
 }
 
