@@ -5,7 +5,7 @@
 //! since records from several ingesters come in order only within the window, but never before the newest id that was
 //! forgotten: so no record is printed twice.
 //!
-//! Bounds: the last [`REMEMBERED`] ids, and one record. A store that sends nothing for 15 s, not even the beats that it is
+//! Bounds: the last [`REMEMBERED`] runs of ids, and one record. A store that sends nothing for 15 s, not even the beats that it is
 //! asked for, is called anew.
 
 use super::client::{self, Answer, CallError, Method, Shape};
@@ -23,7 +23,7 @@ use std::io::{self, Read, Write};
 use std::time::Duration;
 use ureq::Agent;
 
-/// How many ids are remembered, so that a record that comes again is known: 3 MiB of memory.
+/// How many runs of ids are remembered, so that a record that comes again is known: 5 MiB of memory at most.
 pub const REMEMBERED: usize = 65_536;
 
 /// How much further back than the window a gap is taken to begin.

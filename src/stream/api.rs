@@ -21,8 +21,8 @@ use std::time::Duration;
 /// How long a wait for records lasts before it looks whether the client is still there.
 const GLANCE: Duration = Duration::from_millis(200);
 
-/// How many ids a stream of the whole cluster remembers, so that a gap that is filled brings nothing twice: 6 MiB when
-/// all are there.
+/// How many runs of ids a stream of the whole cluster remembers, so that a gap that is filled brings nothing twice: 9 MiB
+/// when all are there.
 pub const REMEMBERED: usize = 131_072;
 
 /// Serves live streams.

@@ -27,8 +27,8 @@ pub struct Window {
 }
 
 impl Window {
-    /// A window of this span. Zero: records leave as they come. Of those that have left, the last `remembered` are known
-    /// and dropped when they come again.
+    /// A window of this span. Zero: records leave as they come. Of those that have left, the last `remembered` runs (see
+    /// [`Seen`]) are known and dropped when they come again.
     pub fn new(span: Duration, remembered: usize) -> Window {
         let seen = (remembered > 0).then(|| Seen::new(remembered));
         Window { span, held: BTreeMap::new(), arrivals: VecDeque::new(), bytes: 0, seen, due: Vec::new() }
