@@ -1,6 +1,6 @@
 //! The carrier: takes segments from the ingest tier, makes R copies, and only then lets the ingest tier forget.
 
-mod clustered;
+pub mod clustered;
 pub mod copy;
 pub mod courier;
 mod http_peer;
