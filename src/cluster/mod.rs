@@ -83,6 +83,11 @@ pub trait Cluster: Send + Sync {
     fn forget(&self, name: &str) -> Result<Peer, ForgetError> {
         forget::choose(&self.view(), name).cloned()
     }
+
+    /// The stores that were forgotten so, as long as that is remembered: nobody is to miss them.
+    fn forgotten(&self) -> Vec<DataId> {
+        Vec::new()
+    }
 }
 
 /// A node that knows only itself; or, in a test, a view that never changes.

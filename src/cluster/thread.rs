@@ -14,7 +14,7 @@ use super::machine::{Config, Event, Machine, Out};
 use super::remembered::Remembered;
 use super::timing::Timing;
 use super::view::{News, Table, differing_replicas, news, view_of};
-use super::{Cluster, ForgetError, Load, Meta, NodeId, Peer, State, View};
+use super::{Cluster, DataId, ForgetError, Load, Meta, NodeId, Peer, State, View};
 use crate::ops::metrics::{self as m, Counter, Metrics};
 use crate::unit::Monotonic;
 use crate::world::clock::Clock;
@@ -121,6 +121,12 @@ struct Core {
 impl Cluster for Node {
     fn view(&self) -> Arc<View> {
         lock(&self.view).clone()
+    }
+
+    fn forgotten(&self) -> Vec<DataId> {
+        let core = lock(&self.core);
+        let gone = core.table.iter().filter(|(claim, _)| claim.state == State::Forgotten);
+        gone.filter_map(|(claim, _)| claim.meta.store).collect()
     }
 
     fn forget(&self, name: &str) -> Result<Peer, ForgetError> {
