@@ -113,6 +113,8 @@ pub struct Node {
 struct Core {
     machine: Machine,
     table: Table,
+    /// Raised when the claims in the table are others than before.
+    version: u64,
     /// The different R that were told of last.
     replicas: Option<Vec<u8>>,
     wants_peers: bool,
@@ -163,7 +165,7 @@ impl Node {
         }
         let (sent, received) =
             (metrics.counter(m::CLUSTER_BYTES, &["egress"]), metrics.counter(m::CLUSTER_BYTES, &["ingress"]));
-        let core = Core { machine, table, replicas: None, wants_peers: false };
+        let core = Core { machine, table, version: 1, replicas: None, wants_peers: false };
         let (view, core) = (Mutex::new(Arc::new(view)), Mutex::new(core));
         let (changed, wanted, keeper) = (Condvar::new(), Condvar::new(), Mutex::default());
         let node = Node { me, core, changed, wanted, view, keeper, socket, fs, clock, dir, stop, sent, received };
@@ -302,6 +304,8 @@ impl Node {
         let mut core = lock(&self.core);
         let table: Table = core.machine.claims().collect();
         let before = std::mem::replace(&mut core.table, table);
+        let is_same = before.iter().map(|(claim, _)| claim).eq(core.table.iter().map(|(claim, _)| claim));
+        core.version += u64::from(!is_same);
         let after = Arc::new(view_of(&self.me, &core.table));
         // Swapped within the lock, or an older view might follow a newer one.
         let old = std::mem::replace(&mut *lock(&self.view), after.clone());
@@ -343,7 +347,7 @@ impl Node {
         while !self.stop.is_raised() {
             let mut core = lock(&self.core);
             if !core.wants_peers {
-                core = wait_for(&self.wanted, core, LONGEST_WAIT);
+                core = wait_for(&self.wanted, core, KEEP_EVERY);
             }
             if !std::mem::take(&mut core.wants_peers) {
                 continue;
@@ -377,11 +381,10 @@ fn tell(peer: &Peer, what: News) {
     match what {
         News::Joined => log::info!("{name} is a member now, as {kind}"),
         News::Returned => log::info!("{name} is back, as {kind}: its records are there again"),
-        News::Silent => log::warn!(
-            "{} does not answer: its records are missed until it is back or forgotten",
-            forget::described(peer)
-        ),
-        News::Gone => log::info!("{name} ({kind}) does not answer, and nothing is missed by that"),
+        News::Silent => {
+            log::warn!("{} is gone: its records are missed until it is back or forgotten", forget::described(peer))
+        }
+        News::Gone => log::info!("{name} ({kind}) is gone, and nothing is missed by that"),
         News::Left => log::info!("{name} ({kind}) has left, and nothing is missed by that"),
         News::Forgotten => log::warn!("{} is forgotten: its records are not missed any more", forget::described(peer)),
     }
@@ -390,6 +393,9 @@ fn tell(peer: &Peer, what: News) {
 /// Keeps the table on disk.
 #[derive(Default)]
 struct Keeper {
+    /// The version that was looked at last; 0 if none was.
+    version: u64,
+    /// What was written last.
     saved: Option<String>,
     failure: Option<String>,
 }
@@ -400,14 +406,21 @@ impl Keeper {
         if !node.fs.keeps() {
             return;
         }
-        let claims = lock(&node.core).table.iter().map(|(claim, _)| claim.clone()).collect();
+        let core = lock(&node.core);
+        let version = core.version;
+        if self.version == version {
+            return;
+        }
+        let claims = core.table.iter().map(|(claim, _)| claim.clone()).collect();
+        drop(core);
         let remembered = Remembered { start: node.me.meta.start, claims };
         let text = remembered.text();
         if self.saved.as_ref() == Some(&text) {
+            self.version = version;
             return;
         }
         match remembered.save(&*node.fs, &node.dir) {
-            Ok(()) => (self.saved, self.failure) = (Some(text), None),
+            Ok(()) => (self.version, self.saved, self.failure) = (version, Some(text), None),
             Err(error) => {
                 let failure = error.to_string();
                 if self.failure.as_ref() != Some(&failure) {
@@ -441,7 +454,9 @@ impl Strangers {
             }
             *seen = count;
             self.metrics.counter(m::CLUSTER_REFUSED, &[why.label()]).add(new);
-            if told.is_none_or(|told| now.since(told) >= TELL_AGAIN) {
+            if why.is_ordinary() {
+                log::debug!("a datagram from {from} is refused: {why}");
+            } else if told.is_none_or(|told| now.since(told) >= TELL_AGAIN) {
                 *told = Some(now);
                 log::warn!("a datagram from {from} is refused: {why}; more of the kind are only counted for a while");
             }
