@@ -259,6 +259,13 @@ pub const COMMANDS: &[Command] = &[
         operands: NONE,
     },
     Command {
+        name: "forget",
+        summary: "Says that a silent node will not come back",
+        page: "oklog-forget.8",
+        groups: &[&[STORE, KEY_FILE], COMMON],
+        operands: Operands { name: "name", least: 1, most: 1 },
+    },
+    Command {
         name: "testsvc",
         summary: "Prints lines at a steady rate, as a service would",
         page: "oklog-testsvc.1",

@@ -71,9 +71,9 @@ fn of_an_interface(choice: &Choice<'_>) -> IpAddr {
     let all_near = !choice.peers.is_empty() && choice.peers.iter().all(|peer| peer.ip().is_loopback());
     let loopback = if all_near { first(near, |_| true) } else { None };
     loopback
-        .or_else(|| first(near, |ip| is_private(ip)))
+        .or_else(|| first(near, is_private))
         .or_else(|| first(near, is_routable))
-        .or_else(|| first(elsewhere, |ip| is_private(ip)))
+        .or_else(|| first(elsewhere, is_private))
         .or_else(|| first(elsewhere, is_routable))
         .unwrap_or(if choice.gossip.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() })
 }

@@ -292,7 +292,7 @@ impl Refused {
     /// Its name as a metric's label.
     pub fn label(self) -> &'static str {
         match self {
-            Refused::NotOurs => "not ours",
+            Refused::NotOurs => "foreign",
             Refused::Version => "version",
             Refused::Cluster => "cluster",
             Refused::Keyed => "keyed",

@@ -15,6 +15,7 @@ pub mod members;
 pub mod probe;
 pub mod remembered;
 pub mod signature;
+pub mod simulation;
 pub mod suspicion;
 pub mod thread;
 pub mod timing;

@@ -63,8 +63,9 @@ impl Remembered {
             let length = read_full_at(&*file, &mut content, Bytes(0))?;
             content.truncate(length);
             let (remembered, damaged) = Remembered::parse(&String::from_utf8_lossy(&content));
-            for line in damaged {
-                log::warn!("line {line} of {} cannot be read: it is skipped", path.display());
+            if let Some(first) = damaged.first() {
+                let (count, path) = (damaged.len(), path.display());
+                log::warn!("{count} lines of {path} cannot be read, the first is line {first}: they are skipped");
             }
             return Ok(remembered);
         }

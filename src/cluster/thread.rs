@@ -43,11 +43,8 @@ const LONGEST_DATAGRAM: usize = 65_535;
 /// How many addresses of one name are called.
 const MAX_ADDRESSES: usize = 64;
 
-/// From one look at what is to be written to the next.
-const SAVE_EVERY: Duration = Duration::from_secs(1);
-
-/// How many of those pass from one saying of the load to the next.
-const LOAD_EVERY: u32 = 5;
+/// From one look at what there is to write and to do to the next.
+const KEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// How long the log is silent about one reason for refusing datagrams after it was told.
 const TELL_AGAIN: Duration = Duration::from_secs(600);
@@ -74,7 +71,7 @@ pub struct Setup {
     pub keys: Keys,
     /// Whom to call until one answers, and now and then after that.
     pub peers: Vec<Named>,
-    /// What there is to do and to keep, asked every few seconds. Cheap.
+    /// What there is to do and to keep, asked every second. Cheap.
     pub load: Box<dyn Fn() -> Load + Send + Sync>,
     /// Where the table is kept; the directory is there already.
     pub dir: PathBuf,
@@ -101,6 +98,8 @@ pub struct Node {
     /// Told when the names of peers are to be looked up.
     wanted: Condvar,
     view: Mutex<Arc<View>>,
+    /// Locked while it writes, which only threads wait for that have something to be written.
+    keeper: Mutex<Keeper>,
     socket: UdpSocket,
     fs: Arc<dyn FileSystem>,
     clock: Arc<dyn Clock>,
@@ -136,6 +135,8 @@ impl Cluster for Node {
         lock(&self.core).machine.forget(self.clock.now(), chosen.node, &mut out);
         out.events.push(Event::Changed);
         self.perform(out);
+        // On disk before the operator is told, so that it holds even if all nodes stop now.
+        lock(&self.keeper).save(self);
         Ok(chosen)
     }
 }
@@ -164,8 +165,8 @@ impl Node {
             (metrics.counter(m::CLUSTER_BYTES, &["egress"]), metrics.counter(m::CLUSTER_BYTES, &["ingress"]));
         let core = Core { machine, table, replicas: None, wants_peers: false };
         let (view, core) = (Mutex::new(Arc::new(view)), Mutex::new(core));
-        let (changed, wanted) = (Condvar::new(), Condvar::new());
-        let node = Node { me, core, changed, wanted, view, socket, fs, clock, dir, stop, sent, received };
+        let (changed, wanted, keeper) = (Condvar::new(), Condvar::new(), Mutex::default());
+        let node = Node { me, core, changed, wanted, view, keeper, socket, fs, clock, dir, stop, sent, received };
         let node = Arc::new(node);
         let strangers = Strangers::new(refusals, metrics);
         node.start_threads(&crew, strangers, setup.peers, setup.load)?;
@@ -180,10 +181,9 @@ impl Node {
         load: Box<dyn Fn() -> Load + Send + Sync>,
     ) -> io::Result<()> {
         // Before the first datagram goes out the start number is on disk, so that no later start has a lower one.
-        let mut keeper = Keeper::default();
-        keeper.save(self);
+        lock(&self.keeper).save(self);
         let node = self.clone();
-        crew.start("members", SMALL_STACK, move || keeper.run(&node, &*load))?;
+        crew.start("members", SMALL_STACK, move || node.keep(&*load))?;
         if !peers.is_empty() {
             let node = self.clone();
             // The system's resolver is code we do not bound.
@@ -191,6 +191,11 @@ impl Node {
         }
         let node = self.clone();
         crew.start("gossip", LARGE_STACK, move || node.gossip(&mut strangers))
+    }
+
+    /// Whether another member was heard since the start.
+    pub fn is_joined(&self) -> bool {
+        lock(&self.core).machine.is_joined()
     }
 
     /// Waits until another member was heard, at most for `span`. Gives whether one was.
@@ -317,6 +322,21 @@ impl Node {
         }
     }
 
+    /// Writes the table when it has changed, and says what load there is, until the stop and once after it.
+    fn keep(&self, load: &dyn Fn() -> Load) {
+        loop {
+            let load = load();
+            lock(&self.core).machine.set_load(load);
+            // What others said of theirs changes no claim, so nothing else brings it into the view.
+            self.refresh();
+            let stopped = self.stop.wait(KEEP_EVERY);
+            lock(&self.keeper).save(self);
+            if stopped {
+                return;
+            }
+        }
+    }
+
     /// Looks up the peers that were named whenever the machine wants to call them.
     fn call_peers(&self, peers: &[Named]) {
         let mut known: Vec<Option<Result<(), String>>> = vec![None; peers.len()];
@@ -375,23 +395,6 @@ struct Keeper {
 }
 
 impl Keeper {
-    fn run(&mut self, node: &Node, load: &dyn Fn() -> Load) {
-        let mut round = 0u32;
-        loop {
-            if round.is_multiple_of(LOAD_EVERY) {
-                let load = load();
-                lock(&node.core).machine.set_load(load);
-                node.refresh();
-            }
-            round = round.wrapping_add(1);
-            let stopped = node.stop.wait(SAVE_EVERY);
-            self.save(node);
-            if stopped {
-                return;
-            }
-        }
-    }
-
     /// Writes the table if it differs from what was written last. What fails is tried again the next time.
     fn save(&mut self, node: &Node) {
         if !node.fs.keeps() {

@@ -123,12 +123,12 @@ pub fn differing_replicas(view: &View) -> Option<Vec<u8>> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::cluster::{Meta, PeerKind};
 
     /// A claim about node `n`, which serves the directories with these ids (0 for none) and is its `start`th process.
-    pub(in crate::cluster) fn claim(n: u128, store: u128, ingest: u128, start: u64, state: State) -> Claim {
+    pub(crate) fn claim(n: u128, store: u128, ingest: u128, start: u64, state: State) -> Claim {
         let address = |port| std::net::SocketAddr::from(([10, 0, 0, n as u8], port));
         let kind = match (store, ingest) {
             (0, _) => PeerKind::Ingest,
@@ -141,11 +141,11 @@ pub(super) mod tests {
         Claim { node: NodeId(n), meta, incarnation: 1, state }
     }
 
-    pub(in crate::cluster) fn table(claims: &[Claim]) -> Table {
+    pub(crate) fn table(claims: &[Claim]) -> Table {
         claims.iter().map(|claim| (claim.clone(), None)).collect()
     }
 
-    pub(in crate::cluster) fn me() -> Peer {
+    pub(crate) fn me() -> Peer {
         let Claim { node, meta, state, .. } = claim(1, 11, 0, 1, State::Alive);
         Peer { node, meta, state, load: None }
     }
