@@ -216,7 +216,8 @@ impl Scatter {
             node.count(good_end);
             return reply.send(status, &headers, b"");
         }
-        let mut body = Body::begin(reply, status, &headers, node.clock.as_ref())?;
+        let begun = Body::begin(reply, status, &headers, node.clock.as_ref());
+        let mut body = begun.inspect_err(|_| node.count("cancelled"))?;
         let reach = gathered.own_reach();
         let scanned = Counter::default();
         let Gathered { own, heads, missed, view, .. } = gathered;

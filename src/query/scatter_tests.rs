@@ -450,7 +450,8 @@ fn a_client_that_goes_away_stops_the_work_on_all_nodes() {
     let (told, tell) = std::sync::mpsc::channel();
     let scans = town.fake(Store, 1, 2, move |request, reply| {
         let headers = [("X-Oklog-Segments-Queried", "1".into()), ("X-Oklog-Max-Data-Set-Size", "1".into())];
-        reply.stream(200, &headers)?.flush()?;
+        let mut body = reply.stream(200, &headers)?;
+        body.flush()?;
         // A scan that finds nothing for long.
         told.send(request.cancel().wait(Duration::from_secs(60))).map_err(io::Error::other)
     });
@@ -468,7 +469,7 @@ fn a_client_that_goes_away_stops_the_work_on_all_nodes() {
     };
     assert!(is_told(&own), "the query is not counted as cancelled");
     // One that sends more than all the buffers on the way can hold.
-    let (sends, own) = (Held::with(&[], &ids(LONG..LONG + 800)), Held::default());
+    let (sends, own) = (Held::with(&[], &ids(LONG..LONG + 400)), Held::default());
     let sending = town.node(Store, 2, 2, &sends);
     go_away(&town.asked(&own, 2, &[&sending], &[]).0);
     assert!(is_told(&sends) && is_told(&own), "the other node's part is not counted as cancelled");
