@@ -82,6 +82,8 @@ struct Member {
     /// Since when nothing comes; `None` while the link stands.
     down: Option<Now>,
     told: bool,
+    /// Whether its link could not be begun at the last look.
+    refused: bool,
     /// Whether it has said that it has sent all it had, and nothing was heard since.
     whole: bool,
     /// The first id that is wanted of it, where none has come.
@@ -162,15 +164,17 @@ impl Followed {
                 // It gives no id that is older than its start, by its own clock, or than the first word of it, by ours.
                 let oldest = UnixMillis(peer.meta.start).min(now.unix).before(MARGIN);
                 let first = Id::first_of(oldest).max(self.began);
-                Member { to: to.clone(), link: None, down: None, told: false, whole: false, first, mark: None }
+                let (link, down, told, refused, whole, mark) = (None, None, false, false, false, None);
+                Member { to: to.clone(), link, down, told, refused, whole, first, mark }
             });
             self.last_source += 1;
             let source = Source(self.last_source);
             member.link = Some(source);
             member.to = to.clone();
-            // The reader was told of the last time; this time is another.
-            member.down = Some(now);
-            member.told = false;
+            if !std::mem::take(&mut member.refused) {
+                // If the reader was told, then of another time.
+                (member.down, member.told) = (Some(now), false);
+            }
             self.by_source.insert(source, *key);
             actions.push(Action::Begin { source, to });
         }
@@ -194,7 +198,7 @@ impl Followed {
         if let Some(key) = self.by_source.remove(&source)
             && let Some(member) = self.members.get_mut(&key)
         {
-            member.link = None;
+            (member.link, member.refused) = (None, true);
         }
     }
 
@@ -383,11 +387,17 @@ mod tests {
     }
 
     #[test]
-    fn a_link_that_could_not_be_begun_is_tried_again() {
+    fn a_link_that_could_not_be_begun_is_tried_again_and_told_like_one_that_is_down() {
         let mut followed = Followed::new(id(0));
         let view = view(vec![peer(2, 2, PeerKind::Ingest, 0)]);
         followed.look(at(0), &view);
         followed.refused(Source(2));
         assert_eq!(followed.look(at(200), &view), [Action::Begin { source: Source(3), to: to(2, 2) }]);
+        followed.refused(Source(3));
+        let told = followed.look(at(5_000), &view);
+        assert_eq!(told[0], Action::Begin { source: Source(4), to: to(2, 2) });
+        assert_eq!(said(&told[1]), "oklog: no stream from 10.0.0.2:7650 since 1970-01-01T00:16:40.000Z");
+        followed.refused(Source(4));
+        assert_eq!(followed.look(at(5_200), &view).len(), 1, "told once");
     }
 }
