@@ -292,6 +292,22 @@ fn a_member_that_is_gone_is_told_and_its_link_ended() {
 }
 
 #[test]
+fn a_node_that_stops_in_order_has_sent_all_and_leaves_neither_a_gap_nor_a_complaint() {
+    let a = Node::start(&[]);
+    let c = Node::start(&[a.address]);
+    let mut reading = c.stream("0");
+    [&a, &c].iter().for_each(|node| node.wait_for_listeners(1));
+    until("the first gap", || lock(&c.history.asked).len() == 1);
+    a.publish(&[id(1)]);
+    drop(a);
+    c.cluster.set(&[]);
+    until("no link is left", || c.links.is_empty());
+    c.publish(&[id(2)]);
+    assert_eq!([reading.next().0, reading.next().0], [id(1), id(2)]);
+    assert_eq!(lock(&c.history.asked).len(), 1);
+}
+
+#[test]
 fn what_a_new_member_took_before_its_link_stood_is_filled_and_a_doubt_is_told() {
     let c = Node::start(&[]);
     let mut reading = c.stream("0");
