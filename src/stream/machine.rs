@@ -12,6 +12,7 @@ use crate::http::client::Callee;
 use crate::record::id::Id;
 use crate::unit::{Monotonic, UnixMillis};
 use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// Links of one stream. The reader is told when there are more ingesters.
@@ -77,7 +78,8 @@ enum Key {
 }
 
 struct Member {
-    to: Callee,
+    node: NodeId,
+    api: SocketAddr,
     link: Option<Source>,
     /// Since when nothing comes; `None` while the link stands.
     down: Option<Now>,
@@ -99,7 +101,7 @@ impl Member {
 
     fn complaint(&self) -> Action {
         let since = self.down.map_or_else(String::new, |down| format!(" since {}", down.unix));
-        Action::Say(format!("oklog: no stream from {}{since}", self.to.api))
+        Action::Say(format!("oklog: no stream from {}{since}", self.api))
     }
 }
 
@@ -130,7 +132,7 @@ impl Followed {
     fn end_those_who_left(&mut self, now: Now, present: &BTreeMap<Key, &Peer>, actions: &mut Vec<Action>) {
         for (key, member) in &mut self.members {
             let peer = present.get(key);
-            if peer.is_some_and(|peer| callee_of(peer) == member.to) {
+            if peer.is_some_and(|peer| (peer.node, peer.meta.api) == (member.node, member.api)) {
                 continue;
             }
             let Some(source) = member.link.take() else { continue };
@@ -159,24 +161,24 @@ impl Followed {
                 too_many += 1;
                 continue;
             }
-            let to = callee_of(peer);
+            let (node, api) = (peer.node, peer.meta.api);
             let member = self.members.entry(*key).or_insert_with(|| {
                 // It gives no id that is older than its start, by its own clock, or than the first word of it, by ours.
                 let oldest = UnixMillis(peer.meta.start).min(now.unix).before(MARGIN);
                 let first = Id::first_of(oldest).max(self.began);
                 let (link, down, told, refused, whole, mark) = (None, None, false, false, false, None);
-                Member { to: to.clone(), link, down, told, refused, whole, first, mark }
+                Member { node, api, link, down, told, refused, whole, first, mark }
             });
             self.last_source += 1;
             let source = Source(self.last_source);
             member.link = Some(source);
-            member.to = to.clone();
+            (member.node, member.api) = (node, api);
             if !std::mem::take(&mut member.refused) {
                 // If the reader was told, then of another time.
                 (member.down, member.told) = (Some(now), false);
             }
             self.by_source.insert(source, *key);
-            actions.push(Action::Begin { source, to });
+            actions.push(Action::Begin { source, to: Callee { api: peer.name(), node: node.0 } });
         }
         if too_many > self.too_many {
             actions.push(Action::Say(format!(
@@ -233,10 +235,6 @@ impl Followed {
 
 fn key_of(peer: &Peer) -> Key {
     peer.meta.ingest.map_or(Key::Node(peer.node), Key::Data)
-}
-
-fn callee_of(peer: &Peer) -> Callee {
-    Callee { api: peer.name(), node: peer.node.0 }
 }
 
 #[cfg(test)]
