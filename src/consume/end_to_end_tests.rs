@@ -39,6 +39,9 @@ struct State {
     aside: Vec<Id>,
     /// Reads of these give a byte that is not what it was.
     rotten: Vec<Id>,
+    /// So many reads break off, as if the ingester was killed; it is started again before it is asked anything else.
+    killed: usize,
+    restarted: bool,
 }
 
 impl Fake {
@@ -74,11 +77,16 @@ impl IngestLink for Fake {
     }
 
     fn read(&self, id: Id) -> Result<Reading, LinkError> {
-        let state = lock(&self.state);
+        let mut state = lock(&self.state);
         let mut content = state.pending[&id].clone();
         let (len, crc32) = (Bytes(content.len() as u64), crc32fast::hash(&content));
         if state.rotten.contains(&id) {
             content[40] ^= 1;
+        }
+        if state.killed > 0 {
+            (state.killed, state.restarted) = (state.killed - 1, true);
+            content.truncate(40);
+            return Ok(Reading { len, crc32, body: Box::new(std::io::Cursor::new(content).chain(Failing)) });
         }
         Ok(Reading { len, crc32, body: Box::new(std::io::Cursor::new(content)) })
     }
@@ -91,8 +99,12 @@ impl IngestLink for Fake {
         self.leave(id, |state, content| drop(state.flushed.insert(id, content)))
     }
 
-    fn renew(&self, _id: Id) -> Result<(), LinkError> {
-        Ok(())
+    fn renew(&self, id: Id) -> Result<(), LinkError> {
+        if !std::mem::take(&mut lock(&self.state).restarted) {
+            return Ok(());
+        }
+        self.failed(id)?;
+        Err(LinkError::Refused { doing: "renewing a segment of", peer: "fake".into(), said: "not pending".into() })
     }
 
     fn set_aside(&self, id: Id) -> Result<(), LinkError> {
@@ -220,6 +232,17 @@ fn a_rotten_segment_is_set_aside_and_the_others_are_not_held_up() {
     let mut expected = segment(0..100);
     expected.extend(segment(200..300));
     assert_eq!(content(&store), expected);
+}
+
+#[test]
+fn a_segment_is_not_to_blame_for_an_ingester_that_is_killed_again_and_again_while_it_is_read() {
+    let fake = Arc::new(Fake::with([segment(0..100)]));
+    lock(&fake.state).killed = 5;
+    let store = store();
+    consume(&fake, vec![store.clone()], 1);
+    let state = lock(&fake.state);
+    assert_eq!((state.committed, state.killed, &state.aside[..]), (1, 0, &[][..]));
+    assert_eq!(content(&store), segment(0..100));
 }
 
 #[test]

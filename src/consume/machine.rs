@@ -87,6 +87,8 @@ pub enum Fault {
     Unreachable,
     /// Its ingester does not have it pending any more: it was too late.
     Gone,
+    /// Its bytes broke off, maybe because they were not listened to for too long: this says nothing about the segment.
+    Interrupted,
     /// Its bytes broke off, or are not what its ingester said, or are no segment.
     Unreadable,
 }
@@ -466,6 +468,10 @@ impl Consumer {
                 self.batch.retain(|other| other.from != piece.from);
             }
             Fault::Gone => self.batch.retain(|other| *other != piece),
+            Fault::Interrupted => {
+                self.batch.retain(|other| *other != piece);
+                actions.push(Action::FailBack(vec![piece]));
+            }
             Fault::Unreadable => {
                 self.batch.retain(|other| *other != piece);
                 actions.push(self.count_failure(piece));

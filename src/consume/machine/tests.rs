@@ -304,6 +304,18 @@ fn the_rest_of_a_batch_goes_on_without_a_segment_that_cannot_be_merged() {
 }
 
 #[test]
+fn a_segment_that_was_interrupted_is_given_back_however_often() {
+    let mut consumer = Consumer::new(settings(1));
+    for _ in 0..5 {
+        consumer.step(at(0), woke(&["i"], &["a"]));
+        let piece = piece("i", 1, 100);
+        consumer.step(at(0), Event::Offered(piece.clone()));
+        let actions = consumer.step(at(0), Event::Spoilt { piece: piece.clone(), fault: Fault::Interrupted });
+        assert_eq!(actions[0], Action::FailBack(vec![piece]));
+    }
+}
+
+#[test]
 fn a_segment_that_fails_three_times_is_set_aside() {
     let mut consumer = Consumer::new(settings(1));
     for failure in 1..=3 {
