@@ -36,6 +36,8 @@ struct State {
     flushed: BTreeMap<Id, Vec<u8>>,
     pending: BTreeMap<Id, Vec<u8>>,
     committed: usize,
+    /// The stores that the last commit has named.
+    named: Vec<DataId>,
     aside: Vec<Id>,
     /// Reads of these give a byte that is not what it was.
     rotten: Vec<Id>,
@@ -91,8 +93,8 @@ impl IngestLink for Fake {
         Ok(Reading { len, crc32, body: Box::new(std::io::Cursor::new(content)) })
     }
 
-    fn commit(&self, id: Id, _stores: &[DataId]) -> Result<(), LinkError> {
-        self.leave(id, |state, _| state.committed += 1)
+    fn commit(&self, id: Id, stores: &[DataId]) -> Result<(), LinkError> {
+        self.leave(id, |state, _| (state.committed, state.named) = (state.committed + 1, stores.to_vec()))
     }
 
     fn failed(&self, id: Id) -> Result<(), LinkError> {
@@ -263,6 +265,7 @@ fn over_http_it_is_the_same_and_a_rotten_segment_leaves_no_file() {
     assert_eq!(store.snapshot(Id(0), Id::MAX).len(), 1);
     let state = lock(&fake.state);
     assert_eq!((state.committed, &state.aside[..]), (2, &[Id(200_000)][..]));
+    assert_eq!(state.named, [DataId(store.id().0)]);
     assert_eq!(crew.join_all(Duration::from_secs(60)), Farewell::default());
 }
 
@@ -280,6 +283,8 @@ fn over_http_a_store_refuses_what_is_no_segment_and_says_when_it_has_no_room() {
     fs.set_capacity(Bytes(1000));
     let full = peer.replicate(&mut &segment(0..100)[..]);
     assert!(matches!(full, Err(LinkError::Full { .. })), "{full:?}");
+    let full = peer.replicate(&mut &segment(0..500_000)[..]);
+    assert!(matches!(full, Err(LinkError::Full { .. })), "also where the room ends long before the body: {full:?}");
     fs.set_capacity(Bytes(1 << 20));
     let content = segment(0..100);
     let mut broken = (&content[..]).chain(Failing);
@@ -332,7 +337,9 @@ fn routes_of(fake: &Arc<Fake>) -> Vec<Route> {
             body.finish()
         }),
         route(path::INGEST_COMMIT, |fake, request, reply| {
-            fake.commit(id(request), &[]).expect("never fails");
+            let stores = request.param("stores").expect("named").split(',');
+            let stores: Vec<DataId> = stores.map(|id| DataId(u128::from_str_radix(id, 16).expect("an id"))).collect();
+            fake.commit(id(request), &stores).expect("never fails");
             reply.send(200, &[], b"")
         }),
         route(path::INGEST_FAILED, |fake, request, reply| {
