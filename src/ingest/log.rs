@@ -2,6 +2,7 @@
 
 use super::durable::Group;
 use super::queue::{Queue, Verdict};
+use crate::cluster::DataId;
 use crate::ops::metrics::{self as m, Counter, Histogram, Metrics};
 use crate::record::id::{Id, IdClock, IdRun, StreamBits};
 use crate::record::line::Cut;
@@ -58,6 +59,7 @@ pub struct IngestLog {
     pub(super) metrics: Arc<Metrics>,
     pub(super) gauges: Gauges,
     pub(super) limits: Limits,
+    id: DataId,
     pub(super) ids: IdClock,
     pub(super) slots: Vec<Slot>,
     pub(super) queue: Mutex<Queue>,
@@ -149,7 +151,8 @@ impl Reason {
 impl IngestLog {
     /// Puts a log together from what recovery has found.
     pub(super) fn assemble(parts: super::recover::Recovered, slots: usize) -> IngestLog {
-        let super::recover::Recovered { fs, dir, clock, metrics, limits, flushed, mark, marked, lock, live } = parts;
+        let super::recover::Recovered { fs, dir, clock, metrics, limits, id, flushed, mark, marked, lock, live } =
+            parts;
         let gauges = Gauges {
             bytes: metrics.counter(m::WRITER_BYTES, &[]),
             records: metrics.counter(m::WRITER_RECORDS, &[]),
@@ -170,6 +173,7 @@ impl IngestLog {
             metrics,
             gauges,
             limits,
+            id,
             ids: IdClock::resume(mark),
             slots: (0..=slots.max(1)).map(|_| slot()).collect(),
             queue: Mutex::new(Queue::of(flushed)),
@@ -182,6 +186,11 @@ impl IngestLog {
             live,
             _lock: lock,
         }
+    }
+
+    /// The id that this directory has for life. Where nothing is kept it is another one at each start.
+    pub fn id(&self) -> DataId {
+        self.id
     }
 
     /// The slot a connection of the fast port writes to, by the connection's number.

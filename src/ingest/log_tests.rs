@@ -65,7 +65,8 @@ fn a_record_is_readable_at_once_and_in_every_state_until_it_is_committed() {
     drop(segment);
     log.round(&mut rounds);
     let left: Vec<String> = RealFs.list(dir.path()).expect("a directory").into_iter().map(|e| e.name).collect();
-    assert!(left.iter().all(|name| name == "LOCK" || name.ends_with(".mark")), "{left:?}");
+    let of_the_directory = |name: &String| name == "LOCK" || name.ends_with(".mark") || name.ends_with(".ingest");
+    assert!(left.iter().all(of_the_directory), "{left:?}");
 }
 
 #[test]
@@ -193,4 +194,15 @@ fn a_segment_whose_sync_and_rewriting_fail_is_rewritten_later_and_never_passed_o
     let names: Vec<String> = fs.list(Path::new("d")).expect("in memory").into_iter().map(|e| e.name).collect();
     assert_eq!(names.iter().filter(|name| name.ends_with(".corrupt")).count(), 1, "{names:?}");
     assert_eq!(names.iter().filter(|name| name.ends_with(".active")).count(), 0, "{names:?}");
+}
+
+#[test]
+fn a_directory_keeps_its_id_over_restarts_and_another_has_another() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let clock = Arc::new(VirtualClock::at(START));
+    let id = open_at(dir.path(), clock.clone()).id();
+    assert_eq!(open_at(dir.path(), clock.clone()).id(), id);
+    assert!(dir.path().join(format!("{id}.ingest")).is_file());
+    let other = tempfile::tempdir().expect("a directory");
+    assert_ne!(open_at(other.path(), clock).id(), id);
 }
