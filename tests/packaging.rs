@@ -251,6 +251,18 @@ fn servers_are_ready_when_they_say_so_and_have_time_to_drain() {
 }
 
 #[test]
+fn units_name_pages_of_the_manual_that_there_are() {
+    for unit in names_in("scripts/systemd", ".service") {
+        let text = std::fs::read_to_string(root().join("scripts/systemd").join(&unit)).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix("Documentation=")).expect("Documentation");
+        for page in line.split(' ') {
+            let file = page.strip_prefix("man:").and_then(|page| page.strip_suffix(')')).expect("a page");
+            assert!(root().join("man").join(file.replace('(', ".")).is_file(), "{unit}: {page}");
+        }
+    }
+}
+
+#[test]
 fn the_default_file_changes_nothing_until_it_is_edited() {
     let text = std::fs::read_to_string(root().join("scripts/systemd/oklog.default")).unwrap();
     let active: Vec<&str> = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
