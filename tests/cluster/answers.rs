@@ -159,6 +159,21 @@ fn an_ingester_that_drained_is_not_missed() {
 }
 
 #[test]
+fn a_combined_node_that_drained_is_missed_as_a_store_alone() {
+    let mut cluster = Cluster::start(36, &[Role::IngestStore; 3], &[]);
+    let ledger = Ledger::default();
+    for (n, node) in cluster.nodes.iter().enumerate() {
+        assert!(ledger.send(&node.durable(), &format!("i{n}"), &numbered("line", 1_000)), "{}", node.api());
+    }
+    cluster.nodes[0].stop();
+    cluster.wait_agreement(JOIN, "a combined node has drained and left");
+    assert_whole(&cluster, &ledger, "with two of three stores");
+    cluster.nodes[0].restart();
+    cluster.wait_agreement(JOIN, "it is back");
+    assert_whole(&cluster, &ledger, "with all three");
+}
+
+#[test]
 fn a_killed_ingester_is_missed_until_it_is_back_or_forgotten() {
     let (mut cluster, ledger) = tiers_with_lines(33);
     cluster.wait_consumed();

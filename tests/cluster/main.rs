@@ -16,4 +16,5 @@ mod clients;
 mod keys;
 mod membership;
 mod partition;
+mod quickstart;
 mod survival;

@@ -13,7 +13,7 @@ fn joins_kills_restarts_and_farewells_are_known_to_all_in_time() {
     cluster.wait_agreement(DEATH, "a node was killed");
     for node in [&cluster.nodes[0], &cluster.nodes[2]] {
         let state = node.believes().unwrap().get(&loopback_api(10, 1)).cloned();
-        assert_eq!(state.as_deref(), Some("dead"), "a killed node's records are missed, so it is still named");
+        assert_eq!(state.as_deref(), Some("silent"), "a killed node's records are missed, so it is still named");
     }
 
     cluster.nodes[1].restart();
@@ -82,7 +82,7 @@ fn a_node_that_stood_still_comes_back_and_has_accused_nobody() {
     throughout(pause, "the two that go on know of each other", others_live);
     for node in [first, second] {
         let state = node.believes().unwrap().get(&still.api()).cloned();
-        assert_eq!(state.as_deref(), Some("dead"), "{} has not noticed in {pause:?}", node.api());
+        assert_eq!(state.as_deref(), Some("silent"), "{} has not noticed in {pause:?}", node.api());
     }
     still.resume();
     cluster.wait_agreement(Duration::from_secs(5 + 6), &format!("a node stood still for {pause:?}"));
@@ -90,7 +90,7 @@ fn a_node_that_stood_still_comes_back_and_has_accused_nobody() {
         others_live()?;
         for node in &cluster.nodes {
             let dead: Vec<String> =
-                node.believes()?.into_iter().filter(|(_, state)| state == "dead").map(|(name, _)| name).collect();
+                node.believes()?.into_iter().filter(|(_, state)| state == "silent").map(|(name, _)| name).collect();
             if !dead.is_empty() {
                 return Err(format!("{} believes {dead:?} to be dead", node.api()));
             }
