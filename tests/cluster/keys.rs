@@ -1,8 +1,9 @@
 //! A cluster with a key: strangers learn nothing and change nothing, and a key can be changed while all go on.
 
+use crate::harness::command::{oklog, run};
 use crate::harness::http::Exchange;
 use crate::harness::logs::numbered;
-use crate::harness::{Cluster, JOIN, Node, Role, loopback, throughout};
+use crate::harness::{Cluster, DEATH, JOIN, Node, Role, loopback, throughout};
 use crate::pour::Ledger;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -118,15 +119,35 @@ fn a_key_is_changed_by_restarting_nodes_one_at_a_time() {
 }
 
 #[test]
+fn only_who_has_the_key_can_have_a_node_forgotten() {
+    let mut cluster = keyed(53);
+    let ledger = Ledger::default();
+    assert_works(&cluster, &ledger, "with a key");
+    cluster.nodes[2].kill9();
+    cluster.wait_agreement(DEATH, "a node was killed");
+    let (asked, name) = (cluster.nodes[0].api(), cluster.nodes[2].api());
+    let refused = run(oklog(["forget", "-store", &asked, &name]), b"");
+    refused.assert_one_sentence(2, &["key"]);
+    assert_eq!(cluster.nodes[0].everything().status, 206, "nothing was forgotten");
+    let key = key_file(&cluster, "mine", &[OLD]);
+    let said = run(oklog(["forget", "-store", &asked, "-cluster.key-file", &key.display().to_string(), &name]), b"");
+    assert_eq!(said.status, Some(0), "{said:?}");
+    for node in &cluster.nodes[..2] {
+        cluster.wait_complete(node, JOIN);
+        ledger.assert_held_by(&node.everything(), "with the killed one forgotten");
+    }
+}
+
+#[test]
 fn a_key_file_that_others_may_read_keeps_a_node_from_starting() {
     let cluster = Cluster::new(Vec::new(), &[]);
     let path = key_file(&cluster, "open", &[OLD]);
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
     let flag = format!("-cluster.key-file={}", path.display());
     let api = format!("-api=tcp://{}:7650", loopback(52, 0));
-    let mut command = crate::harness::command::oklog(["store", &api, &flag]);
+    let mut command = oklog(["store", &api, &flag]);
     command.current_dir(cluster.dir());
-    let ended = crate::harness::command::run(command, b"");
+    let ended = run(command, b"");
     assert_eq!(ended.status, Some(1), "{ended:?}");
     assert!(ended.stderr.contains("open") && !ended.stderr.contains(OLD), "{}", ended.stderr);
 }
