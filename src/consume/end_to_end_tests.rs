@@ -1,9 +1,11 @@
 //! A consumer at work: a fake ingester, real stores in memory.
 
-use super::links::{Fixed, HttpPeer, IngestLink, LinkError, Offer, Reading, StoreLink};
+use super::courier::Patience;
+use super::links::{Agents, Fixed, HttpPeer, IngestLink, LinkError, Offer, Reading, StoreLink};
 use super::machine::Settings;
 use super::thread::{Carrier, run};
-use crate::http::client::{Patience, agent};
+use crate::cluster::DataId;
+use crate::http::client::{Callee, Caller};
 use crate::http::{Access, HttpServer, Lane, Limits, Reply, Request, Route, path};
 use crate::ops::metrics::{self, Metrics};
 use crate::record::id::Id;
@@ -81,7 +83,7 @@ impl IngestLink for Fake {
         Ok(Reading { len, crc32, body: Box::new(std::io::Cursor::new(content)) })
     }
 
-    fn commit(&self, id: Id) -> Result<(), LinkError> {
+    fn commit(&self, id: Id, _stores: &[DataId]) -> Result<(), LinkError> {
         self.leave(id, |state, _| state.committed += 1)
     }
 
@@ -120,7 +122,7 @@ fn content(store: &StoreLog) -> Vec<u8> {
 
 /// Runs a consumer until the fake has nothing left.
 fn consume(fake: &Arc<Fake>, stores: Vec<Arc<dyn StoreLink>>, replicas: usize) -> Arc<Metrics> {
-    consume_from(fake, vec![fake.clone()], stores, replicas)
+    consume_from(fake, vec![fake.clone()], stores, replicas, (Patience::SPARED, Patience::LAST))
 }
 
 /// The same, where the consumer reaches the fake by other links.
@@ -129,6 +131,7 @@ fn consume_from(
     ingesters: Vec<Arc<dyn IngestLink>>,
     stores: Vec<Arc<dyn StoreLink>>,
     replicas: usize,
+    patience: (Patience, Patience),
 ) -> Arc<Metrics> {
     let metrics = Arc::new(Metrics::default());
     let settings = Settings {
@@ -137,6 +140,7 @@ fn consume_from(
         target_age: Duration::from_millis(20),
         delay: Duration::from_millis(5),
         renew_every: Duration::from_secs(20),
+        turn: 0,
     };
     let carrier = Carrier {
         settings,
@@ -144,6 +148,8 @@ fn consume_from(
         members: Arc::new(Fixed { ingesters, stores }),
         clock: Arc::new(SystemClock::default()),
         metrics: metrics.clone(),
+        crew: Crew::default(),
+        patience,
     };
     let stop = Stop::default();
     let (_, done) = both(
@@ -219,8 +225,8 @@ fn over_http_it_is_the_same_and_a_rotten_segment_leaves_no_file() {
     routes.extend(routes_of(&fake));
     let server = HttpServer::start(listen, routes, Limits::default(), None, Arc::default(), crew.clone(), stop.clone());
     let host = server.expect("starts").local_addr().to_string();
-    let peer = Arc::new(HttpPeer::new(agent(Patience::NODE), host));
-    consume_from(&fake, vec![peer.clone()], vec![peer], 1);
+    let peer = Arc::new(http_peer(host));
+    consume_from(&fake, vec![peer.clone()], vec![peer], 1, (Patience::SPARED, Patience::LAST));
     stop.raise();
     assert!(content(&store) == segment(0..10_000));
     assert_eq!(store.snapshot(Id(0), Id::MAX).len(), 1);
@@ -237,7 +243,7 @@ fn over_http_a_store_refuses_what_is_no_segment_and_says_when_it_has_no_room() {
     let listen = TcpListener::bind("127.0.0.1:0").expect("a port");
     let routes = crate::store::api::routes(&store.expect("opens"), Bytes(64 << 20));
     let server = HttpServer::start(listen, routes, Limits::default(), None, Arc::default(), crew.clone(), stop.clone());
-    let peer = HttpPeer::new(agent(Patience::NODE), server.expect("starts").local_addr().to_string());
+    let peer = http_peer(server.expect("starts").local_addr().to_string());
     let refused = peer.replicate(&mut &b"not a segment\n"[..]).expect_err("refused").to_string();
     assert!(refused.contains("status 400: not a segment: no id where a record must begin"), "{refused}");
     fs.set_capacity(Bytes(1000));
@@ -259,6 +265,10 @@ impl Read for Failing {
     fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
         Err(std::io::Error::other("as the test wants"))
     }
+}
+
+fn http_peer(api: String) -> HttpPeer {
+    HttpPeer::new(Caller::default(), Agents::default(), Callee { api, node: 0 })
 }
 
 /// The fake's routes.
@@ -291,7 +301,7 @@ fn routes_of(fake: &Arc<Fake>) -> Vec<Route> {
             body.finish()
         }),
         route(path::INGEST_COMMIT, |fake, request, reply| {
-            fake.commit(id(request)).expect("never fails");
+            fake.commit(id(request), &[]).expect("never fails");
             reply.send(200, &[], b"")
         }),
         route(path::INGEST_FAILED, |fake, request, reply| {

@@ -2,6 +2,7 @@
 
 use super::durable::Group;
 use super::queue::{Queue, Verdict};
+use super::witness::Witnesses;
 use crate::cluster::DataId;
 use crate::ops::metrics::{self as m, Counter, Histogram, Metrics};
 use crate::record::id::{Id, IdClock, IdRun, StreamBits};
@@ -69,6 +70,8 @@ pub struct IngestLog {
     /// The highest nanosecond of segments that were committed, which the saved mark must reach before they are removed.
     pub(super) committed_to: AtomicU64,
     pub(super) marked: Mutex<Option<(UnixNanos, PathBuf)>>,
+    /// Stores that have segments of this log. Taken under the lock of `queue`, never the other way round.
+    witnesses: Mutex<Witnesses>,
     /// Set when the medium is nearly full: writers wait before they make it worse.
     pub(super) nearly_full: AtomicBool,
     /// Cleared after a failed sync: this node should not be given work.
@@ -179,6 +182,7 @@ impl IngestLog {
             queue: Mutex::new(Queue::of(flushed)),
             moved: Condvar::new(),
             graveyard: Graveyard::default(),
+            witnesses: Mutex::default(),
             committed_to: AtomicU64::new(0),
             marked: Mutex::new(marked),
             nearly_full: AtomicBool::new(false),
@@ -367,9 +371,18 @@ impl IngestLog {
         lock(&self.queue).renew(id, self.clock.now(), self.limits.pending_timeout)
     }
 
-    /// Ends a segment's time here: R stores have it. The file goes soon after.
-    pub fn commit(&self, id: Id) -> Verdict {
-        let (verdict, segment) = lock(&self.queue).commit(id, self.clock.now());
+    /// Ends a segment's time here: R stores have it, `stores` by name, if its consumer gives their names. The file goes soon
+    /// after.
+    pub fn commit(&self, id: Id, stores: &[DataId]) -> Verdict {
+        let (verdict, segment) = {
+            let mut queue = lock(&self.queue);
+            let (verdict, segment) = queue.commit(id, self.clock.now());
+            if verdict == Verdict::Done {
+                // Under the queue's lock: who does not find the segment here any more finds the stores that have it.
+                self.witness(stores);
+            }
+            (verdict, segment)
+        };
         if let Some(segment) = segment {
             self.gauges.committed.inc();
             self.gauges.committed_bytes.add(segment.digest().len.0);
@@ -378,6 +391,17 @@ impl IngestLog {
             self.moved.notify_all();
         }
         verdict
+    }
+
+    /// Notes stores that hold records of this ingester.
+    pub fn witness(&self, stores: &[DataId]) {
+        lock(&self.witnesses).note(stores);
+    }
+
+    /// The stores that hold records of this ingester, as far as its consumers have named them since it was started: at
+    /// most [`MOST_WITNESSES`](super::witness::MOST_WITNESSES). Take it after the snapshot of a query.
+    pub fn witnesses(&self) -> Vec<DataId> {
+        lock(&self.witnesses).all()
     }
 
     /// Gives a pending segment back: it is offered again.

@@ -58,9 +58,9 @@ fn a_record_is_readable_at_once_and_in_every_state_until_it_is_committed() {
     let segment = log.next().expect("renamed").expect("one segment");
     let id = segment.digest().first;
     assert_eq!(texts(&log), ["one", "two"]);
-    assert_eq!(log.commit(id), Verdict::NeverRead);
+    assert_eq!(log.commit(id, &[]), Verdict::NeverRead);
     assert!(log.read(id).is_some());
-    assert_eq!(log.commit(id), Verdict::Done);
+    assert_eq!(log.commit(id, &[]), Verdict::Done);
     assert_eq!(texts(&log), Vec::<String>::new());
     drop(segment);
     log.round(&mut rounds);
@@ -99,7 +99,7 @@ fn ids_go_on_where_they_were_though_the_clock_is_behind_after_a_restart() {
     log.flush_closed();
     let id = log.next().expect("renamed").expect("one segment").digest().first;
     log.read(id);
-    log.commit(id);
+    log.commit(id, &[]);
     log.remove_committed();
     drop(log);
     let log = open_at(dir.path(), Arc::new(VirtualClock::at(UnixNanos(START.0 - 5_000_000_000))));

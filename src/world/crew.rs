@@ -4,6 +4,7 @@
 //! of them. A [`Stop`] is raised once; whoever waits, waits on it too.
 
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -171,7 +172,32 @@ pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Runs both at once and gives both results; a panic on either side is passed on. For work that borrows.
+/// Does the same for every item, at most `at_once` at a time, and gives the results in the order of the items.
+///
+/// The calling thread works too: where the system gives no other, it does all of it. A panic is passed on.
+pub fn each<T: Sync, R: Send>(items: &[T], at_once: usize, work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let (next, done) = (AtomicUsize::new(0), Mutex::new(Vec::with_capacity(items.len())));
+    let take_turns = || {
+        while let Some((n, item)) = Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|n| Some((n, items.get(n)?))) {
+            let result = work(item);
+            lock(&done).push((n, result));
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..at_once.min(items.len()) {
+            if std::thread::Builder::new().stack_size(LARGE_STACK).spawn_scoped(scope, take_turns).is_err() {
+                break;
+            }
+        }
+        take_turns();
+    });
+    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    done.sort_by_key(|(n, _)| *n);
+    done.into_iter().map(|(_, result)| result).collect()
+}
+
+/// Runs both at once and gives both results; a panic on either side is passed on, and having no thread is one. For work
+/// that borrows, in tests: servers use [`each`] or a [`Crew`].
 pub fn both<A: Send, B: Send>(left: impl FnOnce() -> A + Send, right: impl FnOnce() -> B + Send) -> (A, B) {
     std::thread::scope(|scope| {
         let right = scope.spawn(right);
@@ -183,9 +209,91 @@ pub fn both<A: Send, B: Send>(left: impl FnOnce() -> A + Send, right: impl FnOnc
     })
 }
 
+/// Does `work` to every item, at most `most` of them at once, and gives the results in the order of the items. A panic is
+/// passed on when all have ended.
+///
+/// Threads are a help, not a need: those that the system does not give are done without, down to this one alone.
+pub fn each_at_once<I: Send, O: Send>(items: Vec<I>, most: usize, work: impl Fn(I) -> O + Sync) -> Vec<O> {
+    let helpers = items.len().min(most).saturating_sub(1);
+    let waiting = Mutex::new(items.into_iter().enumerate());
+    let done = Mutex::new(Vec::new());
+    let go_on = || {
+        loop {
+            let next = lock(&waiting).next();
+            let Some((place, item)) = next else { return };
+            let result = work(item);
+            lock(&done).push((place, result));
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..helpers {
+            let helper = std::thread::Builder::new().name("one of many".into()).stack_size(LARGE_STACK);
+            if helper.spawn_scoped(scope, go_on).is_err() {
+                break;
+            }
+        }
+        go_on();
+    });
+    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    done.sort_by_key(|(place, _)| *place);
+    done.into_iter().map(|(_, result)| result).collect()
+}
+
+/// Does `work` here while `watch` runs in a thread of its own, to which the flag says when the work has ended, be it by a
+/// panic. Where the system gives no thread, the work is done unwatched.
+pub fn watched<A>(watch: impl FnOnce(&Stop) + Send, work: impl FnOnce() -> A) -> A {
+    struct RaiseAtEnd<'a>(&'a Stop);
+    impl Drop for RaiseAtEnd<'_> {
+        fn drop(&mut self) {
+            self.0.raise();
+        }
+    }
+    let over = Stop::default();
+    std::thread::scope(|scope| {
+        let watcher = std::thread::Builder::new().name("watcher".into()).stack_size(SMALL_STACK);
+        let seen = over.clone();
+        if let Err(e) = watcher.spawn_scoped(scope, move || watch(&seen)) {
+            log::warn!("no thread to watch over a piece of work: {e}");
+        }
+        let _raise = RaiseAtEnd(&over);
+        work()
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn many_items_are_worked_on_at_once_and_come_back_in_order() {
+        let (at_work, most) = (Mutex::new(0), Mutex::new(0));
+        let results = each_at_once((0..100).collect(), 4, |n: u32| {
+            *lock(&at_work) += 1;
+            let now = *lock(&at_work);
+            let mut most = lock(&most);
+            *most = now.max(*most);
+            drop(most);
+            *lock(&at_work) -= 1;
+            n * 2
+        });
+        assert_eq!(results, (0..100).map(|n| n * 2).collect::<Vec<_>>());
+        assert!(*lock(&most) <= 4);
+        assert_eq!(each_at_once(Vec::<u32>::new(), 4, |n| n), Vec::<u32>::new());
+        assert_eq!(each_at_once(vec![1], 0, |n| n), [1]);
+    }
+
+    #[test]
+    fn a_watcher_is_told_when_the_work_ends_however_it_ends() {
+        let (seen, watch) = std::sync::mpsc::channel();
+        let panicked = std::panic::catch_unwind(|| {
+            watched(
+                move |over| seen.send(over.wait(Duration::from_secs(60))).expect("listened to"),
+                || panic!("as the test wants"),
+            )
+        });
+        assert!(panicked.is_err() && watch.recv() == Ok(true));
+        assert_eq!(watched(|_| {}, || 7), 7);
+    }
 
     #[test]
     fn a_crew_names_those_who_panicked_and_those_who_are_late() {
@@ -198,6 +306,14 @@ mod tests {
         assert_eq!(farewell, Farewell { panicked: vec!["breaks".into()], late: vec!["waits".into()] });
         stop.raise();
         assert_eq!(crew.join_all(Duration::from_secs(60)).late, Vec::<String>::new());
+    }
+
+    #[test]
+    fn each_gives_the_results_in_the_order_of_the_items_and_works_at_several_at_once() {
+        assert_eq!(each(&[3, 1, 2], 2, |n| n * 10), [30, 10, 20]);
+        assert!(each(&[0u8; 0], 2, |n| *n).is_empty());
+        let together = std::sync::Barrier::new(2);
+        each(&[(); 2], 2, |()| together.wait());
     }
 
     #[test]

@@ -8,5 +8,6 @@ pub mod fs;
 pub mod notify;
 pub mod private;
 pub mod process;
+pub mod secret;
 pub mod signal;
 pub mod socket;

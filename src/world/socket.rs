@@ -3,7 +3,7 @@
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -26,11 +26,42 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
+/// What the kernel keeps of datagrams that were not read yet: a full round of a large cluster, while this process waits for
+/// a processor. Capped at `net.core.rmem_max`, which is less on many machines.
+const DATAGRAM_BACKLOG: usize = 1 << 20;
+
+/// A socket for datagrams at an address, which does not block: see [`wait_readable`]. Port 0 takes a free one.
+pub fn datagrams(address: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_recv_buffer_size(DATAGRAM_BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
+/// Which address of this machine the kernel would put on datagrams to `peer`. Nothing is sent.
+///
+/// A connected datagram socket has its local address from the routing table (udp(7), connect(2)). So this names the one
+/// interface that leads to the peer, where a list of all interfaces would leave bridges and tunnels to choose from.
+pub fn local_address_towards(peer: SocketAddr) -> io::Result<IpAddr> {
+    let any: IpAddr = if peer.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0))?;
+    socket.connect(peer)?;
+    Ok(socket.local_addr()?.ip())
+}
+
 /// Makes the kernel notice a peer that is gone without a word: idle after about a minute, in mid-transfer after 30 s.
 pub fn watch_for_death(stream: &TcpStream) -> io::Result<()> {
     let socket = SockRef::from(stream);
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE).with_retries(3))?;
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
+}
+
+/// Lets a peer that lives pause for as long as it likes: `TCP_USER_TIMEOUT` would also end a connection whose peer has no
+/// room for more (tcp(7)). One that is gone in mid-transfer is then noticed when the retransmissions give up, after about
+/// 15 minutes.
+pub fn bear_pauses(stream: &TcpStream) -> io::Result<()> {
+    SockRef::from(stream).set_tcp_user_timeout(None)
 }
 
 /// Makes the close of this socket a reset: the peer learns that what it sent was not taken.

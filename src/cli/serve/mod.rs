@@ -71,6 +71,7 @@ fn serve(flags: &ServeFlags) -> Result<bool, String> {
     let health = Arc::new(tiers.health(&joined));
     let started = start_api(&base, flags.kind(), &tiers, listener, &joined, &health)
         .and_then(|()| tiers.start_threads(&base, &joined))
+        .map(|()| joined.settle(&base))
         .and_then(|()| tiers.ingest.as_ref().map_or(Ok(()), IngestTier::open_doors));
     if let Err(sentence) = started {
         // Others know of this node by now. What its directories hold is missed until it does start.
@@ -159,7 +160,7 @@ impl Tiers {
             ingest.start_threads(base)?;
         }
         if let Some(store) = &self.store {
-            store.start_threads(base, &joining::members(joined, self))?;
+            store.start_threads(base, &joining::members(joined, self), joined.turn())?;
         }
         Ok(())
     }
@@ -179,7 +180,7 @@ fn start_api(
     // An ingester calls no store, and says nothing under /store. A store pulls from ingesters, and says which it knows.
     let told = |route: &Route| kind.stores() || route.path != path::STORE_CLUSTER_STATE;
     routes.extend(cluster::routes(&joined.cluster, &base.metrics).into_iter().filter(told));
-    routes.extend(reading::routes(base, tiers).map_err(|e| format!("starting the scanners: {e}"))?);
+    routes.extend(reading::routes(base, tiers, joined).map_err(|e| format!("starting the scanners: {e}"))?);
     let (limits, guard, metrics) = (Limits::default(), joined.guard.clone(), base.metrics.clone());
     let server = HttpServer::start(listener, routes, limits, guard, metrics, base.crew.clone(), base.stop.clone())
         .map_err(|e| format!("starting the HTTP server: {e}"))?;

@@ -5,6 +5,7 @@ use crate::cli::settings::StorageFlags;
 use crate::cluster::DataId;
 use crate::compact::thread::{Housekeeper, Settings};
 use crate::compact::{self, retain};
+use crate::consume::courier::Patience;
 use crate::consume::links::Membership;
 use crate::consume::machine;
 use crate::consume::thread::{Carrier, run as consume};
@@ -71,10 +72,10 @@ impl StoreTier {
         Box::new(move |from, to| log.snapshot(from, to).into_iter().map(Readable::whole).collect())
     }
 
-    /// Starts what fills the store and what keeps it in order.
-    pub fn start_threads(&self, base: &Base, members: &Arc<dyn Membership>) -> Result<(), String> {
+    /// Starts what fills the store and what keeps it in order. `turn`: at which store the consumers begin.
+    pub fn start_threads(&self, base: &Base, members: &Arc<dyn Membership>, turn: usize) -> Result<(), String> {
         for n in 0..self.flags.consumers {
-            let carrier = self.carrier(base, members.clone());
+            let carrier = self.carrier(base, members.clone(), turn.wrapping_add(n));
             base.start(&format!("consume {n}"), LARGE_STACK, move |stop| consume(&carrier, stop))?;
         }
         let StorageFlags { retain, purge, max_size, target_size, .. } = self.flags;
@@ -83,7 +84,7 @@ impl StoreTier {
         base.start("compact", LARGE_STACK, move |stop| compact::thread::run(keeper, stop))
     }
 
-    fn carrier(&self, base: &Base, members: Arc<dyn Membership>) -> Carrier {
+    fn carrier(&self, base: &Base, members: Arc<dyn Membership>, turn: usize) -> Carrier {
         Carrier {
             settings: machine::Settings {
                 replicas: usize::from(self.replicas),
@@ -91,11 +92,14 @@ impl StoreTier {
                 target_age: self.flags.target_age,
                 delay: self.flags.delay,
                 renew_every: self.renew_every,
+                turn,
             },
             buffer: self.flags.buffer_size,
             members,
             clock: base.clock.clone(),
             metrics: base.metrics.clone(),
+            crew: base.crew.clone(),
+            patience: (Patience::SPARED, Patience::LAST),
         }
     }
 }
