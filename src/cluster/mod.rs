@@ -8,6 +8,7 @@ pub mod exchange;
 pub mod gossip;
 mod hear;
 pub mod machine;
+pub mod measure;
 pub mod members;
 pub mod probe;
 pub mod simulation;
