@@ -1,8 +1,9 @@
 //! The client commands: settings become the options of the rooms that do the work.
 
 use super::client::Shape;
+use super::forget::{self, ForgetOptions};
 use super::query::{self, QueryOptions};
-use super::settings::{Buffer, ForwardFlags, Mode, QueryFlags, StreamFlags, TestsvcFlags};
+use super::settings::{Buffer, ForgetFlags, ForwardFlags, Mode, QueryFlags, StreamFlags, TestsvcFlags};
 use super::stream::{self, StreamOptions};
 use super::{USAGE, address::Address};
 use crate::forward::{self, testsvc};
@@ -51,6 +52,12 @@ pub(super) fn stream(flags: &StreamFlags) -> u8 {
     let mut out = io::BufWriter::with_capacity(PIECE, io::stdout());
     // Signals keep their own meaning here: Ctrl-C ends the command at once.
     stream::run(&options, &SystemClock::default(), &Stop::default(), &mut out, &mut io::stderr())
+}
+
+pub(super) fn forget(flags: &ForgetFlags) -> u8 {
+    let (store, key_file, name) = (flags.store.to_string(), flags.key_file.clone(), flags.name.clone());
+    let options = ForgetOptions { store, key_file, name };
+    forget::run(&options, &SystemClock::default(), &mut io::stdout(), &mut io::stderr())
 }
 
 pub(super) fn testsvc(flags: &TestsvcFlags) -> u8 {

@@ -140,6 +140,7 @@ flags! {
     CLUSTER = ("cluster", Address(Listen, CLUSTER_PORT), "address", "listen here (UDP) for other nodes").or("tcp://0.0.0.0:7659");
     ADVERTISE = ("cluster.advertise-addr", Address(Call, CLUSTER_PORT), "address", "what other nodes call this one by; chosen from the interfaces when unset");
     PEER = ("peer", Address(Call, CLUSTER_PORT), "address", "a node of the cluster to join").repeated();
+    KEY_FILE = ("cluster.key-file", Path, "path", "sign what nodes say to each other with the first key in this file");
     FILESYSTEM = ("filesystem", Choice(&["real", "virtual", "nop"]), "kind", "where files go: the disk, memory, or nowhere").or("real");
 
     FAST = ("ingest.fast", Address(Listen, FAST_PORT), "address", "listen here for lines; they are not waited for").or("tcp://0.0.0.0:7651");
@@ -242,6 +243,13 @@ pub const COMMANDS: &[Command] = &[
         page: "oklog-stream.1",
         groups: &[&[STORE, Q, REGEX, WINDOW, ULID], COMMON],
         operands: NONE,
+    },
+    Command {
+        name: "forget",
+        summary: "Says that a silent node will not come back",
+        page: "oklog-forget.8",
+        groups: &[&[STORE, KEY_FILE], COMMON],
+        operands: Operands { name: "name", least: 1, most: 1 },
     },
     Command {
         name: "testsvc",

@@ -6,6 +6,7 @@ pub mod address;
 pub mod client;
 mod commands;
 pub mod flags;
+pub mod forget;
 pub mod help;
 pub mod ingeststore;
 pub mod parse;
@@ -46,6 +47,7 @@ fn run(request: Request) -> ExitCode {
         Request::Forward(flags) => ExitCode::from(commands::forward(&flags)),
         Request::Query(flags) => ExitCode::from(commands::query(&flags)),
         Request::Stream(flags) => ExitCode::from(commands::stream(&flags)),
+        Request::Forget(flags) => ExitCode::from(commands::forget(&flags)),
         Request::Testsvc(flags) => ExitCode::from(commands::testsvc(&flags)),
     };
     log::logger().flush();
@@ -63,6 +65,7 @@ fn start_log(request: &Request) {
         Request::Forward(flags) => logfmt::start(Arc::new(SystemClock::default()), flags.debug),
         Request::Query(flags) => client(flags.debug),
         Request::Stream(flags) => client(flags.debug),
+        Request::Forget(flags) => client(flags.debug),
         Request::Testsvc(flags) => client(flags.debug),
         Request::Help(_) | Request::Version => Ok(()),
     };

@@ -262,6 +262,33 @@ impl StreamFlags {
     }
 }
 
+/// `oklog forget`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ForgetFlags {
+    /// The node that is asked.
+    pub store: Address,
+    /// Where the cluster's key is, if it has one.
+    pub key_file: Option<PathBuf>,
+    /// Who is to be forgotten: address of its API, or id of its directory.
+    pub name: String,
+    /// Log step by step.
+    pub debug: bool,
+}
+
+impl ForgetFlags {
+    pub(super) fn read(given: &Given) -> Result<ForgetFlags, Refusal> {
+        Ok(ForgetFlags {
+            store: needed(given, &flags::STORE)?,
+            key_file: match given.is_set(&flags::KEY_FILE) {
+                true => Some(given.judged(&flags::KEY_FILE)?.into()),
+                false => None,
+            },
+            name: given.operands()?.first().cloned().unwrap_or_default(),
+            debug: given.switch(&flags::DEBUG)?,
+        })
+    }
+}
+
 /// `oklog testsvc`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TestsvcFlags {
@@ -298,6 +325,8 @@ pub enum Request {
     Query(QueryFlags),
     /// Print records as they arrive.
     Stream(StreamFlags),
+    /// Say that a node will not come back.
+    Forget(ForgetFlags),
     /// Print lines at a steady rate.
     Testsvc(TestsvcFlags),
     /// Print all commands, or one.
@@ -326,6 +355,7 @@ impl Request {
             "forward" => ForwardFlags::read(&given).map(Request::Forward),
             "query" => QueryFlags::read(&given).map(Request::Query),
             "stream" => StreamFlags::read(&given).map(Request::Stream),
+            "forget" => ForgetFlags::read(&given).map(Request::Forget),
             "testsvc" => TestsvcFlags::read(&given).map(Request::Testsvc),
             "version" => given.operands().map(|_| Request::Version),
             _ => match given.operands()?.first() {

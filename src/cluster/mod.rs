@@ -2,26 +2,31 @@
 //!
 //! [`View`] is what the other rooms see of it: a snapshot that is made anew at every change.
 
+pub mod advertise;
+pub mod api;
 pub mod auth;
 pub mod claim;
 pub mod exchange;
+pub mod forget;
 pub mod gossip;
 mod hear;
 pub mod machine;
 pub mod measure;
 pub mod members;
 pub mod probe;
+pub mod remembered;
+pub mod signature;
 pub mod simulation;
 pub mod suspicion;
+pub mod thread;
 pub mod timing;
+pub mod view;
 pub mod wire;
 
+pub use api::{NODE_HEADER, routes};
 pub use claim::{Claim, DataId, Load, Meta, NodeId, PeerKind, State};
+pub use forget::ForgetError;
 
-use crate::http::{Access, Lane, Reply, Request, Route, path};
-use crate::ops::metrics::{self as m, Metrics};
-use crate::unit::Bytes;
-use std::fmt::Write;
 use std::sync::Arc;
 
 /// One member, as this node believes.
@@ -73,6 +78,12 @@ impl View {
 pub trait Cluster: Send + Sync {
     /// What this node believes now. Cheap.
     fn view(&self) -> Arc<View>;
+
+    /// Says that a silent node will not come back and that its records are not to be missed: of its API's address, or
+    /// the id of its directory or a beginning of that. Gives who it was.
+    fn forget(&self, name: &str) -> Result<Peer, ForgetError> {
+        forget::choose(&self.view(), name).cloned()
+    }
 }
 
 /// A node that knows only itself; or, in a test, a view that never changes.
@@ -89,35 +100,4 @@ impl Cluster for Fixed {
     fn view(&self) -> Arc<View> {
         self.0.clone()
     }
-}
-
-/// The routes that show what this node believes, and the metric that counts it.
-pub fn routes(cluster: &Arc<dyn Cluster>, metrics: &Metrics) -> Vec<Route> {
-    let counted = cluster.clone();
-    metrics
-        .refresh_with(move |metrics| metrics.gauge(m::CLUSTER_SIZE, &[]).set(counted.view().members().count() as f64));
-    let route = |path, wanted: fn(PeerKind) -> bool| {
-        let cluster = cluster.clone();
-        let handler = move |_: &mut Request, reply: Reply| {
-            let view = cluster.view();
-            let peers: Vec<&Peer> = view.members().chain(&view.silent).filter(|peer| wanted(peer.meta.kind)).collect();
-            reply.send(200, &[("Content-Type", "application/json".into())], json(&peers).as_bytes())
-        };
-        let (methods, lane, access) = (&["GET"], Lane::Short, Access::Open);
-        Route { path, methods, lane, access, body_limit: Bytes(0), handler: Arc::new(handler) }
-    };
-    vec![route(path::INGEST_CLUSTER_STATE, PeerKind::ingests), route(path::STORE_CLUSTER_STATE, PeerKind::stores)]
-}
-
-fn json(peers: &[&Peer]) -> String {
-    let mut text = String::from("[");
-    for (n, peer) in peers.iter().enumerate() {
-        let comma = if n == 0 { "" } else { "," };
-        let (kind, api) = (peer.meta.kind.name(), peer.meta.api);
-        let store_id = peer.meta.store.map(|id| id.to_string()).unwrap_or_default();
-        // Writing to a String does not fail.
-        let _ = write!(text, "{comma}\n  {{\"type\": \"{kind}\", \"api\": \"{api}\", \"store_id\": \"{store_id}\"}}");
-    }
-    text.push_str("\n]\n");
-    text
 }

@@ -36,3 +36,6 @@ pub const STORE_OWN_QUERY: &str = "/store/_query";
 pub const STORE_STREAM: &str = "/store/stream";
 /// What the store tier knows of the cluster.
 pub const STORE_CLUSTER_STATE: &str = "/store/_clusterstate";
+
+/// Says that a silent node will not come back.
+pub const CLUSTER_FORGET: &str = "/cluster/forget";

@@ -6,6 +6,7 @@
 
 use super::flusher::MARK_EXTENSION;
 use super::log::{IngestLog, Limits};
+use crate::cluster::remembered;
 use crate::ops::metrics::{self as m, Metrics};
 use crate::record::id::Id;
 use crate::record::stored::Digest;
@@ -126,7 +127,8 @@ enum Kind {
 }
 
 fn kind_of(entry: &Entry) -> Kind {
-    if entry.name == crate::world::fs::real::LOCK_NAME || entry.name.ends_with(".corrupt") {
+    let ours = entry.name == crate::world::fs::real::LOCK_NAME || remembered::is_ours(&entry.name);
+    if ours || entry.name.ends_with(".corrupt") {
         return Kind::Ours;
     }
     if !entry.is_file {

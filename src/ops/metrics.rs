@@ -87,6 +87,9 @@ table! {
     API_REFUSED = C, "oklog_api_refused_total" ["reason"] "Requests the gate turned away.";
     API_PANICS = C, "oklog_api_panics_total" [] "Request handlers that broke; the client got a 500.";
     CLUSTER_SIZE = G, "oklog_cluster_size" [] "Members this node knows of, itself included.";
+    CLUSTER_SILENT = G, "oklog_cluster_silent" [] "Nodes that do not answer and whose records are missed.";
+    CLUSTER_BYTES = C, "oklog_cluster_bytes_total" ["direction"] "Bytes of datagrams between nodes, sent (egress) and received (ingress).";
+    CLUSTER_REFUSED = C, "oklog_cluster_refused_datagrams_total" ["reason"] "Datagrams that were not of this cluster, forged, repeated or led astray.";
     FORWARD_BYTES = C, "oklog_forward_bytes_total" [] "Bytes a forwarder has sent.";
     FORWARD_RECORDS = C, "oklog_forward_records_total" [] "Records a forwarder has sent.";
     FORWARD_DROPPED = C, "oklog_forward_dropped_records_total" [] "Records a forwarder has dropped because its buffer was full.";

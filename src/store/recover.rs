@@ -6,7 +6,7 @@
 //! | `.reading` | a compaction was interrupted: as above, and `.flushed` again |
 //! | `.active` | never acknowledged, its inputs never given up: removed |
 //! | `.trashed` | stays in the trash, since its modification time |
-//! | `LOCK`, `*.store`, `*.corrupt`, directories | left alone |
+//! | `LOCK`, `members`, `*.store`, `*.corrupt`, directories | left alone |
 //! | anything else | set aside as `.corrupt`, never deleted |
 //!
 //! Every step leaves a directory from which the same recovery comes to the same end: a copy has its final name before
@@ -16,6 +16,7 @@ use super::catalogue::Trashed;
 use super::log::StoreError;
 use super::replicate::StoreId;
 use super::writer::{Writer, rename_free};
+use crate::cluster::remembered;
 use crate::ops::metrics::Counter;
 use crate::record::id::{ID_LEN, Id};
 use crate::record::stored::{self, Digest};
@@ -76,7 +77,7 @@ impl Recovery<'_> {
             self.take_store_id(stem, &path);
             return Ok(());
         }
-        if entry.name == LOCK_NAME || entry.name.ends_with(".corrupt") {
+        if entry.name == LOCK_NAME || remembered::is_ours(&entry.name) || entry.name.ends_with(".corrupt") {
             return Ok(());
         }
         match name::parse(&entry.name) {

@@ -7,5 +7,6 @@ pub mod entropy;
 pub mod fs;
 pub mod private;
 pub mod process;
+pub mod secret;
 pub mod signal;
 pub mod socket;

@@ -3,7 +3,7 @@
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -24,6 +24,30 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+/// What the kernel keeps of datagrams that were not read yet: a full round of a large cluster, while this process waits for
+/// a processor. Capped at `net.core.rmem_max`, which is less on many machines.
+const DATAGRAM_BACKLOG: usize = 1 << 20;
+
+/// A socket for datagrams at an address, which does not block: see [`wait_readable`]. Port 0 takes a free one.
+pub fn datagrams(address: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_recv_buffer_size(DATAGRAM_BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
+/// Which address of this machine the kernel would put on datagrams to `peer`. Nothing is sent.
+///
+/// A connected datagram socket has its local address from the routing table (udp(7), connect(2)). So this names the one
+/// interface that leads to the peer, where a list of all interfaces would leave bridges and tunnels to choose from.
+pub fn local_address_towards(peer: SocketAddr) -> io::Result<IpAddr> {
+    let any: IpAddr = if peer.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0))?;
+    socket.connect(peer)?;
+    Ok(socket.local_addr()?.ip())
 }
 
 /// Makes the kernel notice a peer that is gone without a word: idle after about a minute, in mid-transfer after 30 s.
