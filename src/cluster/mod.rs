@@ -11,6 +11,7 @@ pub mod forget;
 pub mod gossip;
 mod hear;
 pub mod machine;
+pub mod measure;
 pub mod members;
 pub mod probe;
 pub mod remembered;
