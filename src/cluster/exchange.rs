@@ -11,7 +11,7 @@ use crate::cluster::auth::Seal;
 use crate::cluster::machine::{Event, Machine, Out, part, tell};
 use crate::cluster::members::{Member, is_live};
 use crate::cluster::wire::{self, CLAIM_MAX, Head, PACKET};
-use crate::cluster::{DataId, NodeId, State};
+use crate::cluster::{DataId, NodeId};
 use crate::unit::Monotonic;
 use crate::world::entropy::Dice;
 use std::collections::{BTreeMap, VecDeque};
@@ -217,9 +217,10 @@ impl Machine {
         let gone = self.members.iter().filter(|member| !is_live(member.state));
         let gone: Vec<(NodeId, bool, bool)> = gone
             .map(|member| {
-                let replaced = member.state == State::Dead && is_replaced(member);
+                let missed = member.state.misses(&member.meta);
+                let replaced = missed && is_replaced(member);
                 let old = now.since(member.since) >= self.timing.tombstone;
-                (member.node, replaced, old && (replaced || member.state != State::Dead))
+                (member.node, replaced, old && (replaced || !missed))
             })
             .collect();
         for (node, replaced, is_over) in gone {

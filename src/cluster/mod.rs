@@ -11,6 +11,7 @@ pub mod forget;
 pub mod gossip;
 mod hear;
 pub mod machine;
+pub mod measure;
 pub mod members;
 pub mod probe;
 pub mod remembered;
@@ -56,7 +57,8 @@ pub struct View {
     /// All others that are alive or suspected, by name: they are to be worked with.
     pub others: Vec<Peer>,
     /// Nodes that do not answer and whose records are missed, by name: stores that are not forgotten, unless another
-    /// process serves their directory; and ingesters that had not handed over everything, likewise.
+    /// process serves their directory; and ingesters that had not handed over everything, likewise. Of a node of both tiers
+    /// in the state [`State::Left`] only the store is missed.
     pub silent: Vec<Peer>,
 }
 

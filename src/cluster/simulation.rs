@@ -38,11 +38,29 @@ impl Network {
     }
 }
 
+/// What is seen of one node from now on.
+#[derive(Clone, Debug)]
+pub struct Watch {
+    state: State,
+    believers: BTreeSet<usize>,
+    /// When each further observer came to believe it, in order.
+    pub reached: Vec<Duration>,
+    /// When the first suspected it.
+    pub suspected: Option<Duration>,
+}
+
+impl Watch {
+    /// How many believe it now.
+    pub fn believers(&self) -> usize {
+        self.believers.len()
+    }
+}
+
 /// What has been seen.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
-    /// Times at which a node came to believe something of another: observer, subject, what.
-    pub log: Vec<(Duration, usize, NodeId, State)>,
+    /// Changes of what anybody believes.
+    pub changes: u64,
     /// Nodes declared dead that lived: time, observer, subject.
     pub false_deaths: Vec<(Duration, usize, usize)>,
     /// Suspicions of nodes that lived.
@@ -115,8 +133,7 @@ pub struct Simulation {
     pub network: Network,
     /// What has been seen.
     pub seen: Seen,
-    /// Whether [`Seen::log`] is kept.
-    pub logs: bool,
+    watches: HashMap<NodeId, Watch>,
     now: Duration,
     dice: Dice,
     heap: BinaryHeap<Reverse<Entry>>,
@@ -138,7 +155,7 @@ impl Simulation {
             processes: Vec::new(),
             network,
             seen: Seen::default(),
-            logs: true,
+            watches: HashMap::new(),
             now: Duration::ZERO,
             dice: Dice::new(seed),
             heap: BinaryHeap::new(),
@@ -321,10 +338,10 @@ impl Simulation {
     /// Lets time pass up to `end`, or until something holds, which is asked after whatever changes what somebody believes.
     /// Gives the time if it does.
     pub fn run_until(&mut self, end: Duration, holds: impl Fn(&Simulation) -> bool) -> Option<Duration> {
-        let mut changes = usize::MAX;
+        let mut changes = u64::MAX;
         loop {
-            if changes != self.seen.log.len() {
-                changes = self.seen.log.len();
+            if changes != self.seen.changes {
+                changes = self.seen.changes;
                 if holds(self) {
                     return Some(self.now);
                 }
@@ -340,6 +357,17 @@ impl Simulation {
                 Happening::Ticks { node } => self.tick(node),
             }
         }
+    }
+
+    /// Observes from now on who believes this of a node.
+    pub fn watch(&mut self, node: NodeId, state: State) {
+        let watch = Watch { state, believers: BTreeSet::new(), reached: Vec::new(), suspected: None };
+        self.watches.insert(node, watch);
+    }
+
+    /// What has been seen of a watched node.
+    pub fn watched(&self, node: NodeId) -> Option<&Watch> {
+        self.watches.get(&node)
     }
 
     /// Whether every running process believes of all others what is true of them.
@@ -487,8 +515,17 @@ impl Simulation {
         match event {
             Event::Copied { .. } => self.seen.copies += 1,
             Event::Became { node, state, .. } => {
-                if self.logs {
-                    self.seen.log.push((self.now, observer, node, state));
+                self.seen.changes += 1;
+                let now = self.now;
+                if let Some(watch) = self.watches.get_mut(&node) {
+                    if state == State::Suspect {
+                        watch.suspected.get_or_insert(now);
+                    }
+                    if state != watch.state {
+                        watch.believers.remove(&observer);
+                    } else if watch.believers.insert(observer) {
+                        watch.reached.push(now);
+                    }
                 }
                 let Some(&subject) = self.by_node.get(&node) else { return };
                 let apart = self.parts.get(observer) != self.parts.get(subject);

@@ -19,6 +19,10 @@ use std::io::{self, Read};
 use std::sync::Arc;
 use std::time::Duration;
 
+/// An ingester hangs up on a reader that does not listen for 30 s (the gate's time limit for writing). What breaks off before
+/// this was not for that reason.
+const NOT_LISTENED: Duration = Duration::from_secs(25);
+
 /// A segment of the batch, and where to get it.
 pub struct Input {
     /// Which one.
@@ -86,11 +90,13 @@ struct MergedBody<'a> {
     checker: Checker,
     ended: bool,
     spoilt: Option<(Piece, Fault)>,
+    begun: Monotonic,
     renewed: Monotonic,
 }
 
 impl<'a> MergedBody<'a> {
     fn new(inputs: &'a [Input], tools: &'a Tools<'a>) -> MergedBody<'a> {
+        let begun = tools.terms.clock.now();
         let merge = Merge::new(inputs.iter().map(PieceSource::new).collect());
         MergedBody {
             merge,
@@ -101,16 +107,32 @@ impl<'a> MergedBody<'a> {
             checker: Checker::default(),
             ended: false,
             spoilt: None,
-            renewed: tools.terms.clock.now(),
+            begun,
+            renewed: begun,
         }
     }
 
     fn spoil(&mut self, error: MergeError) -> io::Error {
         if let Some(input) = self.inputs.get(error.index()) {
             log::warn!("segment {} of {}: {error}", input.piece.offer.id, input.piece.from);
-            self.spoilt = Some((input.piece.clone(), fault_of(&error)));
+            let fault = fault_of(&error).unwrap_or_else(|| self.why_it_broke_off(input));
+            self.spoilt = Some((input.piece.clone(), fault));
         }
         io::Error::other(error.to_string())
+    }
+
+    /// A body ends too early where the ingester cannot read its disk, but also where it was killed, or where it hung up
+    /// because stores were slow and so it was not listened to for long. Only the first is the segment's fault.
+    fn why_it_broke_off(&self, input: &Input) -> Fault {
+        if self.tools.terms.clock.now().since(self.begun) >= NOT_LISTENED {
+            return Fault::Interrupted;
+        }
+        match input.link.as_ref().map(|link| link.renew(input.piece.offer.id)) {
+            Some(Ok(())) => Fault::Unreadable,
+            Some(Err(LinkError::Broken { .. })) | None => Fault::Unreachable,
+            // It was started again, and offers the segment again.
+            Some(Err(_)) => Fault::Gone,
+        }
     }
 }
 
@@ -206,13 +228,14 @@ fn fault(fault: Fault, why: String) -> io::Error {
     io::Error::other(Faulty(fault, why))
 }
 
-fn fault_of(error: &MergeError) -> Fault {
+/// What is wrong, if the error says it: `None` where the bytes broke off.
+fn fault_of(error: &MergeError) -> Option<Fault> {
     match error {
         MergeError::Read { source, .. } => {
             let faulty = source.get_ref().and_then(|inner| inner.downcast_ref::<Faulty>());
-            faulty.map_or(Fault::Unreadable, |faulty| faulty.0)
+            faulty.map(|faulty| faulty.0)
         }
-        MergeError::NotStored { .. } | MergeError::BelowBound { .. } => Fault::Unreadable,
+        MergeError::NotStored { .. } | MergeError::BelowBound { .. } => Some(Fault::Unreadable),
     }
 }
 

@@ -8,7 +8,7 @@
 //! time to merge + stall + S / rate + stall + receipt
 //! ```
 //!
-//! which for 128 MiB is 178 s where another store can take the place of a slow one ([`Patience::SPARED`]), and 18 min where
+//! which for 128 MiB is 3 min where another store can take the place of a slow one ([`Patience::SPARED`]), and 18 min where
 //! none can ([`Patience::LAST`]: then a slow copy is better than none), beside the time in which the ingesters give the
 //! segments. A batch has at most [`super::machine::MOST_ROUNDS`] rounds.
 //!
@@ -48,7 +48,7 @@ impl Patience {
 
     /// Where none can.
     pub const LAST: Patience =
-        Patience { stall: Duration::from_secs(30), rate: Bytes(128 << 10), receipt: Duration::from_secs(30) };
+        Patience { stall: Duration::from_secs(20), rate: Bytes(128 << 10), receipt: Duration::from_secs(30) };
 
     /// How long all stores together may be waited for while so much is sent.
     fn allowance(&self, sent: Bytes) -> Duration {

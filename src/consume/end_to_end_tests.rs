@@ -36,9 +36,14 @@ struct State {
     flushed: BTreeMap<Id, Vec<u8>>,
     pending: BTreeMap<Id, Vec<u8>>,
     committed: usize,
+    /// The stores that the last commit has named.
+    named: Vec<DataId>,
     aside: Vec<Id>,
     /// Reads of these give a byte that is not what it was.
     rotten: Vec<Id>,
+    /// So many reads break off, as if the ingester was killed; it is started again before it is asked anything else.
+    killed: usize,
+    restarted: bool,
 }
 
 impl Fake {
@@ -74,25 +79,34 @@ impl IngestLink for Fake {
     }
 
     fn read(&self, id: Id) -> Result<Reading, LinkError> {
-        let state = lock(&self.state);
+        let mut state = lock(&self.state);
         let mut content = state.pending[&id].clone();
         let (len, crc32) = (Bytes(content.len() as u64), crc32fast::hash(&content));
         if state.rotten.contains(&id) {
             content[40] ^= 1;
         }
+        if state.killed > 0 {
+            (state.killed, state.restarted) = (state.killed - 1, true);
+            content.truncate(40);
+            return Ok(Reading { len, crc32, body: Box::new(std::io::Cursor::new(content).chain(Failing)) });
+        }
         Ok(Reading { len, crc32, body: Box::new(std::io::Cursor::new(content)) })
     }
 
-    fn commit(&self, id: Id, _stores: &[DataId]) -> Result<(), LinkError> {
-        self.leave(id, |state, _| state.committed += 1)
+    fn commit(&self, id: Id, stores: &[DataId]) -> Result<(), LinkError> {
+        self.leave(id, |state, _| (state.committed, state.named) = (state.committed + 1, stores.to_vec()))
     }
 
     fn failed(&self, id: Id) -> Result<(), LinkError> {
         self.leave(id, |state, content| drop(state.flushed.insert(id, content)))
     }
 
-    fn renew(&self, _id: Id) -> Result<(), LinkError> {
-        Ok(())
+    fn renew(&self, id: Id) -> Result<(), LinkError> {
+        if !std::mem::take(&mut lock(&self.state).restarted) {
+            return Ok(());
+        }
+        self.failed(id)?;
+        Err(LinkError::Refused { doing: "renewing a segment of", peer: "fake".into(), said: "not pending".into() })
     }
 
     fn set_aside(&self, id: Id) -> Result<(), LinkError> {
@@ -133,24 +147,7 @@ fn consume_from(
     replicas: usize,
     patience: (Patience, Patience),
 ) -> Arc<Metrics> {
-    let metrics = Arc::new(Metrics::default());
-    let settings = Settings {
-        replicas,
-        target_size: Bytes(1 << 20),
-        target_age: Duration::from_millis(20),
-        delay: Duration::from_millis(5),
-        renew_every: Duration::from_secs(20),
-        turn: 0,
-    };
-    let carrier = Carrier {
-        settings,
-        buffer: Bytes(1 << 20),
-        members: Arc::new(Fixed { ingesters, stores }),
-        clock: Arc::new(SystemClock::default()),
-        metrics: metrics.clone(),
-        crew: Crew::default(),
-        patience,
-    };
+    let carrier = carrier(ingesters, stores, replicas, patience);
     let stop = Stop::default();
     let (_, done) = both(
         || run(&carrier, &stop),
@@ -161,7 +158,32 @@ fn consume_from(
         },
     );
     assert!(done, "the consumer has not come to an end");
-    metrics
+    carrier.metrics.clone()
+}
+
+fn carrier(
+    ingesters: Vec<Arc<dyn IngestLink>>,
+    stores: Vec<Arc<dyn StoreLink>>,
+    replicas: usize,
+    patience: (Patience, Patience),
+) -> Carrier {
+    let settings = Settings {
+        replicas,
+        target_size: Bytes(1 << 20),
+        target_age: Duration::from_millis(20),
+        delay: Duration::from_millis(5),
+        renew_every: Duration::from_secs(20),
+        turn: 0,
+    };
+    Carrier {
+        settings,
+        buffer: Bytes(1 << 20),
+        members: Arc::new(Fixed { ingesters, stores }),
+        clock: Arc::new(SystemClock::default()),
+        metrics: Arc::default(),
+        crew: Crew::default(),
+        patience,
+    }
 }
 
 #[test]
@@ -215,6 +237,17 @@ fn a_rotten_segment_is_set_aside_and_the_others_are_not_held_up() {
 }
 
 #[test]
+fn a_segment_is_not_to_blame_for_an_ingester_that_is_killed_again_and_again_while_it_is_read() {
+    let fake = Arc::new(Fake::with([segment(0..100)]));
+    lock(&fake.state).killed = 5;
+    let store = store();
+    consume(&fake, vec![store.clone()], 1);
+    let state = lock(&fake.state);
+    assert_eq!((state.committed, state.killed, &state.aside[..]), (1, 0, &[][..]));
+    assert_eq!(content(&store), segment(0..100));
+}
+
+#[test]
 fn over_http_it_is_the_same_and_a_rotten_segment_leaves_no_file() {
     let fake = Arc::new(Fake::with([segment(0..6_000), segment(3_000..10_000), segment(200_000..200_010)]));
     lock(&fake.state).rotten.push(Id(200_000));
@@ -232,6 +265,7 @@ fn over_http_it_is_the_same_and_a_rotten_segment_leaves_no_file() {
     assert_eq!(store.snapshot(Id(0), Id::MAX).len(), 1);
     let state = lock(&fake.state);
     assert_eq!((state.committed, &state.aside[..]), (2, &[Id(200_000)][..]));
+    assert_eq!(state.named, [DataId(store.id().0)]);
     assert_eq!(crew.join_all(Duration::from_secs(60)), Farewell::default());
 }
 
@@ -249,6 +283,8 @@ fn over_http_a_store_refuses_what_is_no_segment_and_says_when_it_has_no_room() {
     fs.set_capacity(Bytes(1000));
     let full = peer.replicate(&mut &segment(0..100)[..]);
     assert!(matches!(full, Err(LinkError::Full { .. })), "{full:?}");
+    let full = peer.replicate(&mut &segment(0..500_000)[..]);
+    assert!(matches!(full, Err(LinkError::Full { .. })), "also where the room ends long before the body: {full:?}");
     fs.set_capacity(Bytes(1 << 20));
     let content = segment(0..100);
     let mut broken = (&content[..]).chain(Failing);
@@ -301,7 +337,9 @@ fn routes_of(fake: &Arc<Fake>) -> Vec<Route> {
             body.finish()
         }),
         route(path::INGEST_COMMIT, |fake, request, reply| {
-            fake.commit(id(request), &[]).expect("never fails");
+            let stores = request.param("stores").expect("named").split(',');
+            let stores: Vec<DataId> = stores.map(|id| DataId(u128::from_str_radix(id, 16).expect("an id"))).collect();
+            fake.commit(id(request), &stores).expect("never fails");
             reply.send(200, &[], b"")
         }),
         route(path::INGEST_FAILED, |fake, request, reply| {
@@ -345,3 +383,5 @@ impl StoreLink for Broken {
         Err(LinkError::Broken { doing: "replicating to", peer: "a".into(), source })
     }
 }
+
+mod patience_tests;

@@ -9,16 +9,17 @@
 //!             '-- nothing: WaitUntil        '-- no store left to try --> FailBack, WaitUntil
 //! ```
 //!
-//! Several ingesters are asked at once, in turn; one that does not answer holds up nobody but itself. Who fails rests
-//! ([`super::rest`]): an ingester is not asked meanwhile, a store is sent to only where R others are not to be had. While
-//! fewer than R stores are awake nothing is gathered: it could not be copied, and the ingesters are the queue.
+//! Several ingesters are asked at once, in turn; one that does not answer holds up nobody but itself. One that has nothing is
+//! left alone for the delay, twice as long each time, up to [`LONGEST_WAIT`]. Who fails rests ([`super::rest`]): an ingester is
+//! not asked meanwhile, a store is sent to only where R others are not to be had. While fewer than R stores are awake nothing
+//! is gathered: it could not be copied, and the ingesters are the queue.
 //!
 //! Bounds: one batch at a time, of at most [`MOST_PIECES`] segments, and at most one segment over the target size; besides
 //! it what the ingesters that were asked hand out meanwhile, at most [`MOST_ASKED`] segments. A batch is sent at most
 //! [`MOST_ROUNDS`] times for the stores' sake. Of segments that failed, [`MOST_REMEMBERED`] are remembered.
 
 use super::links::Offer;
-use super::rest::{Rests, Why};
+use super::rest::{Rests, Why, doubled};
 use crate::cluster::DataId;
 use crate::record::id::Id;
 use crate::record::stored::Digest;
@@ -43,7 +44,7 @@ pub const MOST_REMEMBERED: usize = 1024;
 /// How often a segment may fail before it is set aside.
 pub const MOST_FAILURES: u32 = 3;
 
-/// The longest wait between two looks for work.
+/// The longest wait between two looks for work and for members.
 pub const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
 /// The shortest: a delay of none would be a busy loop.
@@ -61,7 +62,7 @@ pub struct Settings {
     pub target_size: Bytes,
     /// A batch whose first segment was taken so long ago is copied, however small it is.
     pub target_age: Duration,
-    /// The first wait where there is no work; it doubles up to [`LONGEST_WAIT`].
+    /// How long an ingester that has nothing is left alone at first; it doubles up to [`LONGEST_WAIT`]. At least 1 ms.
     pub delay: Duration,
     /// How often segments in hand are renewed: well below the ingesters' pending timeout.
     pub renew_every: Duration,
@@ -86,6 +87,8 @@ pub enum Fault {
     Unreachable,
     /// Its ingester does not have it pending any more: it was too late.
     Gone,
+    /// Its bytes broke off, maybe because they were not listened to for too long: this says nothing about the segment.
+    Interrupted,
     /// Its bytes broke off, or are not what its ingester said, or are no segment.
     Unreadable,
 }
@@ -183,24 +186,49 @@ pub enum Action {
     WaitUntil(Monotonic),
 }
 
+/// An ingester, as this consumer has found it.
+#[derive(Debug)]
+struct Ingester {
+    name: Peer,
+    /// It was asked and has not answered yet.
+    asked: bool,
+    /// When it may be asked again.
+    due: Monotonic,
+    /// How long it was left alone last because it had nothing; zero if it had something.
+    dry: Duration,
+    /// How long it was left alone last because it did not answer; zero if it did.
+    silent: Duration,
+}
+
+impl Ingester {
+    fn new(name: Peer) -> Ingester {
+        Ingester { name, asked: false, due: Monotonic::default(), dry: Duration::ZERO, silent: Duration::ZERO }
+    }
+
+    fn was_silent(&mut self, now: Monotonic) {
+        self.silent = doubled(self.silent, Why::Failed.shortest(), Why::Failed.longest());
+        self.due = now + self.silent;
+    }
+}
+
 /// A consumer.
 #[derive(Debug)]
 pub struct Consumer {
     settings: Settings,
-    ingesters: Vec<Peer>,
+    /// By name.
+    ingesters: Vec<Ingester>,
     stores: Vec<Peer>,
     batch: Vec<Piece>,
     /// When the first piece of the batch was taken.
     since: Monotonic,
     renewed: Monotonic,
-    /// When to look around again, at the latest.
+    /// When it looked around last.
+    looked: Monotonic,
+    /// When to look around again where there is nothing to do, and how long it waits the next time.
     look_at: Monotonic,
     wait: Duration,
-    /// Ingesters that were asked and have not answered yet.
-    asked: BTreeSet<Peer>,
-    /// Ingesters that had nothing in this round.
-    dry: BTreeSet<Peer>,
-    silent: Rests,
+    /// How many that were asked have not answered yet.
+    asked: usize,
     failing: Rests,
     /// Which ingester was asked last, and which store was sent to last: the next one's turn comes.
     last_asked: Option<Peer>,
@@ -225,10 +253,9 @@ impl Consumer {
             batch: Vec::new(),
             since: Monotonic::default(),
             renewed: Monotonic::default(),
+            looked: Monotonic::default(),
             look_at: Monotonic::default(),
-            asked: BTreeSet::new(),
-            dry: BTreeSet::new(),
-            silent: Rests::default(),
+            asked: 0,
             failing: Rests::default(),
             last_asked: None,
             last_sent: None,
@@ -245,13 +272,16 @@ impl Consumer {
             Event::Woke { ingesters, stores } => self.look_around(now, ingesters, stores),
             Event::Offered(piece) => self.take(now, piece),
             Event::Nothing { from } => {
-                self.answered(&from);
-                self.dry.insert(from);
+                let delay = self.settings.delay;
+                self.answered(&from, |ingester| {
+                    ingester.dry = doubled(ingester.dry, delay, LONGEST_WAIT);
+                    ingester.silent = Duration::ZERO;
+                    ingester.due = now + ingester.dry;
+                });
                 self.gather(now)
             }
             Event::Silent { from } => {
-                self.asked.remove(&from);
-                self.silent.failed(now, &from, Why::Failed);
+                self.answered(&from, |ingester| ingester.was_silent(now));
                 self.gather(now)
             }
             Event::Copied { sent, answers } => self.count_copies(now, sent, answers),
@@ -269,28 +299,48 @@ impl Consumer {
     }
 
     fn look_around(&mut self, now: Monotonic, mut ingesters: Vec<Peer>, mut stores: Vec<Peer>) -> Vec<Action> {
-        ingesters.sort();
         stores.sort();
-        (self.ingesters, self.stores) = (ingesters, stores);
-        self.silent.keep(&self.ingesters);
+        self.stores = stores;
         self.failing.keep(&self.stores);
-        self.dry.clear();
-        self.put_off(now);
+        if !ingesters.iter().eq(self.ingesters.iter().map(|known| &known.name)) {
+            ingesters.sort();
+            let mut known: BTreeMap<Peer, Ingester> =
+                self.ingesters.drain(..).map(|ingester| (ingester.name.clone(), ingester)).collect();
+            let kept = |name: Peer| known.remove(&name).unwrap_or_else(|| Ingester::new(name));
+            self.ingesters = ingesters.into_iter().map(kept).collect();
+        }
+        self.looked = now;
+        if self.enough_stores(now) {
+            self.wait = self.settings.delay;
+        } else {
+            self.put_off(now);
+        }
         self.gather(now)
     }
 
-    fn answered(&mut self, ingester: &Peer) {
-        self.asked.remove(ingester);
-        self.silent.worked(ingester);
+    /// An ingester has answered, or not; `then` says what follows from it.
+    fn answered(&mut self, name: &Peer, then: impl FnOnce(&mut Ingester)) {
+        self.asked = self.asked.saturating_sub(1);
+        self.change(name, |ingester| {
+            ingester.asked = false;
+            then(ingester);
+        });
+    }
+
+    fn change(&mut self, name: &Peer, how: impl FnOnce(&mut Ingester)) {
+        // It may be no member any more.
+        if let Ok(at) = self.ingesters.binary_search_by(|ingester| ingester.name.cmp(name)) {
+            how(&mut self.ingesters[at]);
+        }
     }
 
     fn take(&mut self, now: Monotonic, piece: Piece) -> Vec<Action> {
-        self.answered(&piece.from);
+        self.answered(&piece.from, |ingester| {
+            (ingester.dry, ingester.silent, ingester.due) = (Duration::ZERO, Duration::ZERO, now);
+        });
         if self.batch.is_empty() {
             (self.since, self.renewed) = (now, now);
         }
-        self.wait = self.settings.delay;
-        self.look_at = self.look_at.min(now + self.wait);
         self.batch.push(piece);
         self.gather(now)
     }
@@ -316,33 +366,42 @@ impl Consumer {
         }
         let mut actions = Vec::new();
         let from = self.next_ingesters(now);
-        if let Some(last) = from.last() {
-            self.last_asked = Some(last.clone());
-            self.asked.extend(from.iter().cloned());
+        if !from.is_empty() {
             actions.push(Action::Ask { from });
         }
-        if self.batch.is_empty() {
-            actions.push(Action::WaitUntil(self.look_at));
-            return actions;
+        let mut until = self.next_look();
+        if !self.batch.is_empty() {
+            if now.since(self.renewed) >= self.settings.renew_every {
+                self.renewed = now;
+                actions.push(Action::Renew(self.batch.clone()));
+            }
+            until = until.min(self.since + self.settings.target_age);
         }
-        if now.since(self.renewed) >= self.settings.renew_every {
-            self.renewed = now;
-            actions.push(Action::Renew(self.batch.clone()));
-        }
-        actions.push(Action::WaitUntil(self.look_at.min(self.since + self.settings.target_age)));
+        actions.push(Action::WaitUntil(until));
         actions
     }
 
-    fn next_ingesters(&self, now: Monotonic) -> Vec<Peer> {
-        let may_have = |peer: &&Peer| {
-            !self.dry.contains(*peer) && !self.asked.contains(*peer) && self.silent.why(now, peer).is_none()
-        };
-        let room = MOST_PIECES.saturating_sub(self.batch.len()).min(MOST_ASKED).saturating_sub(self.asked.len());
-        in_turn(&self.ingesters, self.last_asked.as_ref(), self.settings.turn)
-            .filter(may_have)
-            .take(room)
-            .cloned()
-            .collect()
+    fn next_ingesters(&mut self, now: Monotonic) -> Vec<Peer> {
+        let room = MOST_PIECES.saturating_sub(self.batch.len()).min(MOST_ASKED).saturating_sub(self.asked);
+        let start = start(&self.ingesters, |ingester| &ingester.name, self.last_asked.as_ref(), self.settings.turn);
+        let (before, after) = self.ingesters.split_at_mut(start);
+        let due = after.iter_mut().chain(before).filter(|ingester| !ingester.asked && ingester.due <= now);
+        let mut from = Vec::new();
+        for ingester in due.take(room) {
+            ingester.asked = true;
+            from.push(ingester.name.clone());
+        }
+        self.asked += from.len();
+        self.last_asked = from.last().cloned().or(self.last_asked.take());
+        from
+    }
+
+    /// When the next ingester is due, but not more often than the delay says, and for the members' sake not more seldom than
+    /// [`LONGEST_WAIT`].
+    fn next_look(&self) -> Monotonic {
+        let due = self.ingesters.iter().filter(|ingester| !ingester.asked).map(|ingester| ingester.due).min();
+        let latest = self.looked + LONGEST_WAIT;
+        due.unwrap_or(latest).clamp(self.looked + self.settings.delay, latest)
     }
 
     fn count_copies(&mut self, now: Monotonic, sent: Digest, answers: Vec<(Peer, Answer)>) -> Vec<Action> {
@@ -380,7 +439,8 @@ impl Consumer {
     /// those that are full.
     fn copy_elsewhere(&mut self, now: Monotonic) -> Vec<Action> {
         let missing = self.settings.replicas.saturating_sub(self.copies.len());
-        let in_turn = in_turn(&self.stores, self.last_sent.as_ref(), self.settings.turn);
+        let start = start(&self.stores, |store| store, self.last_sent.as_ref(), self.settings.turn);
+        let in_turn = self.stores.iter().skip(start).chain(self.stores.iter().take(start));
         let mut to: Vec<Peer> = in_turn.filter(|peer| !self.tried.contains(*peer)).cloned().collect();
         to.sort_by_key(|peer| self.failing.why(now, peer));
         if to.len() < missing || self.batch.is_empty() || self.rounds >= MOST_ROUNDS {
@@ -404,10 +464,14 @@ impl Consumer {
         match fault {
             // Neither is it asked to take its segments back: its own deadline does that.
             Fault::Unreachable => {
-                self.silent.failed(now, &piece.from, Why::Failed);
+                self.change(&piece.from, |ingester| ingester.was_silent(now));
                 self.batch.retain(|other| other.from != piece.from);
             }
             Fault::Gone => self.batch.retain(|other| *other != piece),
+            Fault::Interrupted => {
+                self.batch.retain(|other| *other != piece);
+                actions.push(Action::FailBack(vec![piece]));
+            }
             Fault::Unreadable => {
                 self.batch.retain(|other| *other != piece);
                 actions.push(self.count_failure(piece));
@@ -452,11 +516,10 @@ impl Consumer {
     }
 }
 
-/// All peers once, beginning with the one after `last`, or, where there is no such one, with the one at `turn`.
-fn in_turn<'a>(peers: &'a [Peer], last: Option<&Peer>, turn: usize) -> impl Iterator<Item = &'a Peer> {
-    let after_last = last.and_then(|last| peers.iter().position(|peer| peer == last)).map(|at| at + 1);
-    let start = after_last.unwrap_or_else(|| turn.checked_rem(peers.len()).unwrap_or(0));
-    peers.iter().skip(start).chain(peers.iter().take(start))
+/// Whose turn it is: the one after `last`, or, where there is no such one, the one at `turn`. Less than the length.
+fn start<T>(peers: &[T], name: impl Fn(&T) -> &Peer, last: Option<&Peer>, turn: usize) -> usize {
+    let after_last = last.and_then(|last| peers.binary_search_by(|peer| name(peer).cmp(last)).ok()).map(|at| at + 1);
+    after_last.unwrap_or(turn).checked_rem(peers.len()).unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -11,3 +11,5 @@ pub mod thread;
 
 #[cfg(test)]
 mod end_to_end_tests;
+#[cfg(test)]
+mod fairness_tests;

@@ -16,7 +16,7 @@ pub enum Why {
 
 impl Why {
     /// The first rest.
-    fn shortest(self) -> Duration {
+    pub fn shortest(self) -> Duration {
         match self {
             Why::Failed => Duration::from_secs(1),
             Why::Full => Duration::from_secs(10),
@@ -24,7 +24,7 @@ impl Why {
     }
 
     /// What it doubles up to.
-    fn longest(self) -> Duration {
+    pub fn longest(self) -> Duration {
         match self {
             Why::Failed => Duration::from_secs(30),
             Why::Full => Duration::from_secs(60),
@@ -47,7 +47,7 @@ impl Rests {
     /// It failed: it rests from now on.
     pub fn failed(&mut self, now: Monotonic, peer: &Peer, why: Why) {
         let before = self.0.get(peer).filter(|rest| rest.why == why);
-        let span = before.map_or(why.shortest(), |rest| rest.span.saturating_mul(2).min(why.longest()));
+        let span = doubled(before.map_or(Duration::ZERO, |rest| rest.span), why.shortest(), why.longest());
         self.0.insert(peer.clone(), Rest { why, span, until: now + span });
     }
 
@@ -65,6 +65,11 @@ impl Rests {
     pub fn keep(&mut self, members: &[Peer]) {
         self.0.retain(|peer, _| members.binary_search(peer).is_ok());
     }
+}
+
+/// The span after `last`: twice as long, but from `shortest` to `longest`.
+pub fn doubled(last: Duration, shortest: Duration, longest: Duration) -> Duration {
+    last.saturating_mul(2).clamp(shortest, longest)
 }
 
 #[cfg(test)]

@@ -55,6 +55,7 @@ pub fn run(carrier: &Carrier, stop: &Stop) {
     let mut events = VecDeque::new();
     while !stop.is_raised() {
         let event = events.pop_front().unwrap_or_else(|| shell.next_event());
+        shell.until = Monotonic::default();
         for action in consumer.step(carrier.clock.now(), event) {
             events.extend(shell.perform(action));
         }
@@ -84,7 +85,7 @@ struct Shell<'a> {
     heard: Mutex<VecDeque<Event>>,
     /// How many of those that were asked have not been heard.
     asked: usize,
-    /// Until when an answer is waited for before looking around.
+    /// Until when an answer is waited for before looking around, as the last step has said; if it has not, not at all.
     until: Monotonic,
     /// Whether the last event was a look around: then answers come first, so that neither starves the other.
     looked: bool,

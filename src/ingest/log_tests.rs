@@ -91,6 +91,23 @@ fn what_was_active_pending_or_torn_is_flushed_after_a_restart() {
 }
 
 #[test]
+fn the_stores_that_a_commit_names_are_known_when_the_segment_is_gone() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let log = open_at(dir.path(), Arc::new(VirtualClock::at(START)));
+    append(&log, log.fast_slot(0), b"one\n");
+    log.close_all(Reason::Age);
+    log.flush_closed();
+    let id = log.next().expect("renamed").expect("one segment").digest().first;
+    let stores = [DataId(3), DataId(1)];
+    assert_eq!(log.commit(id, &stores), Verdict::NeverRead);
+    assert_eq!(log.witnesses(), [], "nothing was committed yet");
+    log.read(id);
+    assert_eq!(log.commit(id, &stores), Verdict::Done);
+    assert_eq!(log.commit(id, &[DataId(2)]), Verdict::Done, "again, because the answer was lost");
+    assert_eq!(log.witnesses(), [DataId(1), DataId(2), DataId(3)]);
+}
+
+#[test]
 fn ids_go_on_where_they_were_though_the_clock_is_behind_after_a_restart() {
     let dir = tempfile::tempdir().expect("a directory");
     let log = open_at(dir.path(), Arc::new(VirtualClock::at(START)));

@@ -173,7 +173,8 @@ impl Reader {
             node.count("whole");
             return reply.send(200, &headers, b"");
         }
-        let mut body = Body::begin(reply, 200, &headers, node.clock.as_ref())?;
+        let begun = Body::begin(reply, 200, &headers, node.clock.as_ref());
+        let mut body = begun.inspect_err(|_| node.count("cancelled"))?;
         let scanned = Counter::default();
         let mut merge = query.merge(query.scan(parts, node.pool.line(), scanned.clone()));
         let ended = body.write(merge.as_mut(), query.params.limit, |e| Err(io::Error::other(e.to_string())));

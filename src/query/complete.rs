@@ -7,7 +7,7 @@
 //! It would be missed without anybody knowing, and could hold the only copies that are not silent. So ingesters name the
 //! stores they know of, and one that the asked node knows nothing of is counted as silent.
 
-use crate::cluster::{DataId, Peer};
+use crate::cluster::{DataId, Peer, State};
 use std::collections::BTreeSet;
 
 /// The first 16 hexadecimal digits of a [`DataId`]: what ingesters name stores by, in a header that must stay short.
@@ -67,7 +67,8 @@ impl Missed {
         if peer.meta.kind.stores() {
             self.store(StoreKey::of_peer(peer), &name);
         }
-        if peer.meta.kind.ingests() {
+        // One that left has handed over what waited there.
+        if peer.meta.kind.ingests() && peer.state != State::Left {
             self.ingester(&name);
         }
     }

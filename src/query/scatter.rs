@@ -32,7 +32,7 @@ use crate::record::id::Id;
 use crate::segment::readable::Readable;
 use crate::segment::wire::parse_decimal;
 use crate::unit::show_duration;
-use crate::world::crew::{each_at_once, watched};
+use crate::world::crew::{each, watched};
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
@@ -173,15 +173,15 @@ impl Scatter {
             Tier::Store => (path::STORE_OWN_QUERY, |peer| peer.meta.kind.stores()),
         };
         let target = format!("{path}?{target}");
-        let peers: Vec<Peer> = view.others.iter().filter(|peer| has_tier(peer)).cloned().collect();
-        each_at_once(peers, AT_ONCE, |peer| {
-            let head = self.ask_one(query, tier, &target, calls, &peer);
+        let peers: Vec<&Peer> = view.others.iter().filter(|peer| has_tier(peer)).collect();
+        each(&peers, AT_ONCE, |peer| {
+            let head = self.ask_one(query, tier, &target, calls, peer);
             if let Err(why) = &head
                 && !query.cancel.is_cancelled()
             {
                 log::warn!("query: {} is silent: {why}", peer.name());
             }
-            (peer, head.ok())
+            ((*peer).clone(), head.ok())
         })
     }
 
@@ -216,7 +216,8 @@ impl Scatter {
             node.count(good_end);
             return reply.send(status, &headers, b"");
         }
-        let mut body = Body::begin(reply, status, &headers, node.clock.as_ref())?;
+        let begun = Body::begin(reply, status, &headers, node.clock.as_ref());
+        let mut body = begun.inspect_err(|_| node.count("cancelled"))?;
         let reach = gathered.own_reach();
         let scanned = Counter::default();
         let Gathered { own, heads, missed, view, .. } = gathered;

@@ -56,7 +56,14 @@ impl Link {
 
     /// One connection. Ok: the other side has ended it, and this was all.
     fn follow(&self) -> io::Result<()> {
-        let answer = self.caller.get(&self.leash.agent, &self.to, &self.target).map_err(into_io)?;
+        let answer = self.caller.get(&self.leash.agent, &self.to, &self.target);
+        if let Err(refused) = &answer
+            && refused.status().is_some()
+        {
+            // Not a matter of waiting: a wrong key, or too many streams there.
+            log::warn!("stream: {refused}");
+        }
+        let answer = answer.map_err(into_io)?;
         if !self.inbox.bring(self.source, Item::Up) {
             return Ok(());
         }

@@ -13,11 +13,16 @@ use crate::unit::Monotonic;
 use crate::world::clock::Clock;
 use crate::world::crew::Crew;
 use std::collections::HashMap;
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// The stack of a link: a call over HTTP, whose buffers are on the heap.
 const LINK_STACK: usize = 256 << 10;
+
+/// Links of all streams of a node together. Beyond it a link is tried again and again, and its reader told that there is none.
+pub const ALL_LINKS_LIMIT: usize = 4_096;
 
 /// How often the members are looked at.
 pub const LOOK: Duration = Duration::from_millis(200);
@@ -25,15 +30,39 @@ pub const LOOK: Duration = Duration::from_millis(200);
 /// How long the threads of a stream may take to end.
 const JOIN: Duration = Duration::from_secs(1);
 
-/// What there is besides this node.
+/// What there is besides this node: one for all its streams.
 #[derive(Clone)]
 pub struct Beyond {
-    /// Who the others are.
-    pub cluster: Arc<dyn Cluster>,
-    /// Calls them.
-    pub caller: Caller,
-    /// Knows what was missed.
-    pub backfill: Arc<dyn Backfill>,
+    cluster: Arc<dyn Cluster>,
+    caller: Caller,
+    backfill: Arc<dyn Backfill>,
+    /// Links of all streams.
+    links: Arc<AtomicUsize>,
+}
+
+impl Beyond {
+    /// `cluster` says who the others are, `caller` calls them, `backfill` knows what was missed.
+    pub fn new(cluster: Arc<dyn Cluster>, caller: Caller, backfill: Arc<dyn Backfill>) -> Beyond {
+        Beyond { cluster, caller, backfill, links: Arc::default() }
+    }
+
+    /// Room for one more link, as long as the guard is kept.
+    fn room(&self) -> io::Result<Room> {
+        let taken = Room(self.links.clone());
+        if self.links.fetch_add(1, Ordering::Relaxed) >= ALL_LINKS_LIMIT {
+            return Err(io::Error::other(format!("this node has {ALL_LINKS_LIMIT} links already")));
+        }
+        Ok(taken)
+    }
+}
+
+/// One link's part of [`ALL_LINKS_LIMIT`].
+struct Room(Arc<AtomicUsize>);
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// The links of one stream. When this is dropped they end, and their threads are waited for.
@@ -112,7 +141,14 @@ impl Links {
                 let leash = Leash::new(Some(SILENCE));
                 let (target, caller, inbox) = (self.target.clone(), self.beyond.caller.clone(), self.inbox.clone());
                 let link = Link { source, to, target, caller, inbox, leash: leash.clone(), clock: self.clock.clone() };
-                match self.crew.start("stream link", LINK_STACK, move || link.run()) {
+                let started = self.beyond.room().and_then(|room| {
+                    let work = move || {
+                        let _room = room;
+                        link.run();
+                    };
+                    self.crew.start("stream link", LINK_STACK, work)
+                });
+                match started {
                     Ok(()) => {
                         self.leashes.insert(source, leash);
                     }

@@ -12,6 +12,7 @@ use crate::http::client::Callee;
 use crate::record::id::Id;
 use crate::unit::{Monotonic, UnixMillis};
 use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// Links of one stream. The reader is told when there are more ingesters.
@@ -77,11 +78,14 @@ enum Key {
 }
 
 struct Member {
-    to: Callee,
+    node: NodeId,
+    api: SocketAddr,
     link: Option<Source>,
     /// Since when nothing comes; `None` while the link stands.
     down: Option<Now>,
     told: bool,
+    /// Whether its link could not be begun at the last look.
+    refused: bool,
     /// Whether it has said that it has sent all it had, and nothing was heard since.
     whole: bool,
     /// The first id that is wanted of it, where none has come.
@@ -97,7 +101,7 @@ impl Member {
 
     fn complaint(&self) -> Action {
         let since = self.down.map_or_else(String::new, |down| format!(" since {}", down.unix));
-        Action::Say(format!("oklog: no stream from {}{since}", self.to.api))
+        Action::Say(format!("oklog: no stream from {}{since}", self.api))
     }
 }
 
@@ -128,7 +132,7 @@ impl Followed {
     fn end_those_who_left(&mut self, now: Now, present: &BTreeMap<Key, &Peer>, actions: &mut Vec<Action>) {
         for (key, member) in &mut self.members {
             let peer = present.get(key);
-            if peer.is_some_and(|peer| callee_of(peer) == member.to) {
+            if peer.is_some_and(|peer| (peer.node, peer.meta.api) == (member.node, member.api)) {
                 continue;
             }
             let Some(source) = member.link.take() else { continue };
@@ -157,22 +161,24 @@ impl Followed {
                 too_many += 1;
                 continue;
             }
-            let to = callee_of(peer);
+            let (node, api) = (peer.node, peer.meta.api);
             let member = self.members.entry(*key).or_insert_with(|| {
                 // It gives no id that is older than its start, by its own clock, or than the first word of it, by ours.
                 let oldest = UnixMillis(peer.meta.start).min(now.unix).before(MARGIN);
                 let first = Id::first_of(oldest).max(self.began);
-                Member { to: to.clone(), link: None, down: None, told: false, whole: false, first, mark: None }
+                let (link, down, told, refused, whole, mark) = (None, None, false, false, false, None);
+                Member { node, api, link, down, told, refused, whole, first, mark }
             });
             self.last_source += 1;
             let source = Source(self.last_source);
             member.link = Some(source);
-            member.to = to.clone();
-            // The reader was told of the last time; this time is another.
-            member.down = Some(now);
-            member.told = false;
+            (member.node, member.api) = (node, api);
+            if !std::mem::take(&mut member.refused) {
+                // If the reader was told, then of another time.
+                (member.down, member.told) = (Some(now), false);
+            }
             self.by_source.insert(source, *key);
-            actions.push(Action::Begin { source, to });
+            actions.push(Action::Begin { source, to: Callee { api: peer.name(), node: node.0 } });
         }
         if too_many > self.too_many {
             actions.push(Action::Say(format!(
@@ -194,7 +200,7 @@ impl Followed {
         if let Some(key) = self.by_source.remove(&source)
             && let Some(member) = self.members.get_mut(&key)
         {
-            member.link = None;
+            (member.link, member.refused) = (None, true);
         }
     }
 
@@ -229,10 +235,6 @@ impl Followed {
 
 fn key_of(peer: &Peer) -> Key {
     peer.meta.ingest.map_or(Key::Node(peer.node), Key::Data)
-}
-
-fn callee_of(peer: &Peer) -> Callee {
-    Callee { api: peer.name(), node: peer.node.0 }
 }
 
 #[cfg(test)]
@@ -383,11 +385,17 @@ mod tests {
     }
 
     #[test]
-    fn a_link_that_could_not_be_begun_is_tried_again() {
+    fn a_link_that_could_not_be_begun_is_tried_again_and_told_like_one_that_is_down() {
         let mut followed = Followed::new(id(0));
         let view = view(vec![peer(2, 2, PeerKind::Ingest, 0)]);
         followed.look(at(0), &view);
         followed.refused(Source(2));
         assert_eq!(followed.look(at(200), &view), [Action::Begin { source: Source(3), to: to(2, 2) }]);
+        followed.refused(Source(3));
+        let told = followed.look(at(5_000), &view);
+        assert_eq!(told[0], Action::Begin { source: Source(4), to: to(2, 2) });
+        assert_eq!(said(&told[1]), "oklog: no stream from 10.0.0.2:7650 since 1970-01-01T00:16:40.000Z");
+        followed.refused(Source(4));
+        assert_eq!(followed.look(at(5_200), &view).len(), 1, "told once");
     }
 }

@@ -1,7 +1,7 @@
 //! The merged stream of several nodes, over real sockets.
 
 use super::api::Streamer;
-use super::backfill::{Backfill, Leash, Past};
+use super::backfill::{Backfill, Leash, OwnQuery, Past};
 use super::links::Beyond;
 use super::registry::Registry;
 use super::runs::RecordReader;
@@ -115,7 +115,7 @@ impl Node {
         let me = peer(listener.local_addr().unwrap(), PeerKind::Store);
         let cluster = Arc::new(Switch(Mutex::new(Arc::new(View { me, others: vec![], silent: vec![] }))));
         cluster.set(others);
-        let beyond = Beyond { cluster: cluster.clone(), caller: Caller::default(), backfill: history.clone() };
+        let beyond = Beyond::new(cluster.clone(), Caller::default(), history.clone());
         let route = |path, beyond| {
             let clock = Arc::new(SystemClock::default());
             let live = ingests.then(|| live.clone());
@@ -292,6 +292,22 @@ fn a_member_that_is_gone_is_told_and_its_link_ended() {
 }
 
 #[test]
+fn a_node_that_stops_in_order_has_sent_all_and_leaves_neither_a_gap_nor_a_complaint() {
+    let a = Node::start(&[]);
+    let c = Node::start(&[a.address]);
+    let mut reading = c.stream("0");
+    [&a, &c].iter().for_each(|node| node.wait_for_listeners(1));
+    until("the first gap", || lock(&c.history.asked).len() == 1);
+    a.publish(&[id(1)]);
+    drop(a);
+    c.cluster.set(&[]);
+    until("no link is left", || c.links.is_empty());
+    c.publish(&[id(2)]);
+    assert_eq!([reading.next().0, reading.next().0], [id(1), id(2)]);
+    assert_eq!(lock(&c.history.asked).len(), 1);
+}
+
+#[test]
 fn what_a_new_member_took_before_its_link_stood_is_filled_and_a_doubt_is_told() {
     let c = Node::start(&[]);
     let mut reading = c.stream("0");
@@ -354,4 +370,24 @@ fn other_nodes_are_told_now_and_then_that_all_has_been_sent() {
     assert_eq!((id.stream(), id.counter()), (StreamBits::NOTICE, u32::MAX));
     assert!(id.millis() >= before.before(PATIENCE));
     assert_eq!(a.status("/ingest/_stream?beat=soon"), 400);
+}
+
+#[test]
+fn the_past_comes_by_a_query_to_this_node_whose_doubts_are_heeded_and_which_can_be_broken_off() {
+    let (puppet, address) = Puppet::new();
+    let me = peer(address, PeerKind::Store);
+    let own = OwnQuery(Arc::new(Switch(Mutex::new(Arc::new(View { me, others: vec![], silent: vec![] })))));
+    let asking = std::thread::spawn(move || {
+        let leash = Leash::new(None);
+        let mut past = own.since(id(1), &Wishes::default(), &leash).unwrap();
+        let mut first = vec![0; block(&[id(1)]).len()];
+        past.body.read_exact(&mut first).unwrap();
+        leash.pull();
+        (past.whole, first, past.body.read(&mut [0]).is_err(), own.since(id(1), &Wishes::default(), &leash).is_err())
+    });
+    let mut call = puppet.take();
+    let head = "HTTP/1.1 206 Partial Content\r\nX-Oklog-Complete: true\r\nTransfer-Encoding: chunked\r\n\r\n";
+    call.write_all(head.as_bytes()).unwrap();
+    send(&mut call, &[id(1)]);
+    assert_eq!(asking.join().unwrap(), (false, block(&[id(1)]), true, true));
 }

@@ -209,36 +209,6 @@ pub fn both<A: Send, B: Send>(left: impl FnOnce() -> A + Send, right: impl FnOnc
     })
 }
 
-/// Does `work` to every item, at most `most` of them at once, and gives the results in the order of the items. A panic is
-/// passed on when all have ended.
-///
-/// Threads are a help, not a need: those that the system does not give are done without, down to this one alone.
-pub fn each_at_once<I: Send, O: Send>(items: Vec<I>, most: usize, work: impl Fn(I) -> O + Sync) -> Vec<O> {
-    let helpers = items.len().min(most).saturating_sub(1);
-    let waiting = Mutex::new(items.into_iter().enumerate());
-    let done = Mutex::new(Vec::new());
-    let go_on = || {
-        loop {
-            let next = lock(&waiting).next();
-            let Some((place, item)) = next else { return };
-            let result = work(item);
-            lock(&done).push((place, result));
-        }
-    };
-    std::thread::scope(|scope| {
-        for _ in 0..helpers {
-            let helper = std::thread::Builder::new().name("one of many".into()).stack_size(LARGE_STACK);
-            if helper.spawn_scoped(scope, go_on).is_err() {
-                break;
-            }
-        }
-        go_on();
-    });
-    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
-    done.sort_by_key(|(place, _)| *place);
-    done.into_iter().map(|(_, result)| result).collect()
-}
-
 /// Does `work` here while `watch` runs in a thread of its own, to which the flag says when the work has ended, be it by a
 /// panic. Where the system gives no thread, the work is done unwatched.
 pub fn watched<A>(watch: impl FnOnce(&Stop) + Send, work: impl FnOnce() -> A) -> A {
@@ -263,24 +233,6 @@ pub fn watched<A>(watch: impl FnOnce(&Stop) + Send, work: impl FnOnce() -> A) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn many_items_are_worked_on_at_once_and_come_back_in_order() {
-        let (at_work, most) = (Mutex::new(0), Mutex::new(0));
-        let results = each_at_once((0..100).collect(), 4, |n: u32| {
-            *lock(&at_work) += 1;
-            let now = *lock(&at_work);
-            let mut most = lock(&most);
-            *most = now.max(*most);
-            drop(most);
-            *lock(&at_work) -= 1;
-            n * 2
-        });
-        assert_eq!(results, (0..100).map(|n| n * 2).collect::<Vec<_>>());
-        assert!(*lock(&most) <= 4);
-        assert_eq!(each_at_once(Vec::<u32>::new(), 4, |n| n), Vec::<u32>::new());
-        assert_eq!(each_at_once(vec![1], 0, |n| n), [1]);
-    }
 
     #[test]
     fn a_watcher_is_told_when_the_work_ends_however_it_ends() {

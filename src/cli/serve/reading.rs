@@ -42,7 +42,7 @@ pub fn routes(base: &Base, tiers: &Tiers, joined: &Joined) -> io::Result<Vec<Rou
     }
     if tiers.store.is_some() {
         let backfill = Arc::new(OwnQuery(cluster.clone()));
-        let beyond = Beyond { cluster, caller: joined.caller.clone(), backfill };
+        let beyond = Beyond::new(cluster, joined.caller.clone(), backfill);
         routes.push(stream(path::STORE_STREAM, Access::Open, Some(beyond)));
     }
     Ok(routes)

@@ -67,7 +67,7 @@ fn commit(pieces: &[Piece], stores: &[u128]) -> Action {
 /// A consumer that has just been told to copy one full piece from `i`.
 fn copying(replicas: usize, stores: &[&str]) -> (Consumer, Piece, Vec<Action>) {
     let mut consumer = Consumer::new(settings(replicas));
-    assert_eq!(consumer.step(at(0), woke(&["i"], stores)), ask(&["i"], 100));
+    assert_eq!(consumer.step(at(0), woke(&["i"], stores)), ask(&["i"], 1000));
     let piece = piece("i", 1, 100);
     let actions = consumer.step(at(0), Event::Offered(piece.clone()));
     (consumer, piece, actions)
@@ -77,7 +77,7 @@ fn copying(replicas: usize, stores: &[&str]) -> (Consumer, Piece, Vec<Action>) {
 fn nothing_is_gathered_while_too_few_stores_are_known() {
     let mut consumer = Consumer::new(settings(2));
     assert_eq!(consumer.step(at(0), woke(&["i"], &["a"])), wait(100));
-    assert_eq!(consumer.step(at(100), woke(&["i"], &["a", "b"])), ask(&["i"], 300));
+    assert_eq!(consumer.step(at(100), woke(&["i"], &["a", "b"])), ask(&["i"], 1100));
 }
 
 #[test]
@@ -92,25 +92,28 @@ fn what_is_in_hand_is_given_back_when_stores_go_away_and_so_is_what_comes_later(
 }
 
 #[test]
-fn an_idle_consumer_waits_longer_each_time_but_at_most_a_second() {
+fn an_ingester_without_segments_is_left_alone_longer_each_time_but_at_most_a_second() {
     let mut consumer = Consumer::new(settings(1));
-    for until in [100, 200, 400, 800, 1000, 1000] {
-        assert_eq!(consumer.step(at(0), woke(&["i"], &["a"])), ask(&["i"], until));
-        assert_eq!(consumer.step(at(0), nothing("i")), wait(until));
+    let mut now = 0;
+    for wait_ms in [100, 200, 400, 800, 1000, 1000] {
+        // While it has not answered, only the members are looked at.
+        assert_eq!(consumer.step(at(now), woke(&["i"], &["a"])), ask(&["i"], now + 1000));
+        assert_eq!(consumer.step(at(now), nothing("i")), wait(now + wait_ms));
+        now += wait_ms;
     }
-    consumer.step(at(0), woke(&["i"], &["a"]));
-    consumer.step(at(0), Event::Offered(piece("i", 1, 10)));
-    assert_eq!(consumer.step(at(0), nothing("i")), wait(100), "work makes it attentive again");
+    consumer.step(at(now), woke(&["i"], &["a"]));
+    consumer.step(at(now), Event::Offered(piece("i", 1, 10)));
+    assert_eq!(consumer.step(at(now), nothing("i")), wait(now + 100), "work makes it attentive again");
 }
 
 #[test]
 fn ingesters_are_asked_all_at_once_and_again_without_waiting_while_there_is_a_backlog() {
     let mut consumer = Consumer::new(settings(1));
-    assert_eq!(consumer.step(at(0), woke(&["i", "j", "k"], &["a"])), ask(&["i", "j", "k"], 100));
+    assert_eq!(consumer.step(at(0), woke(&["i", "j", "k"], &["a"])), ask(&["i", "j", "k"], 1000));
     assert_eq!(consumer.step(at(0), nothing("j")), wait(100));
     assert_eq!(consumer.step(at(0), Event::Offered(piece("k", 2, 10))), ask(&["k"], 100));
     assert_eq!(consumer.step(at(0), nothing("k")), wait(100));
-    assert_eq!(consumer.step(at(100), woke(&["i", "j", "k"], &["a"])), ask(&["j", "k"], 200), "i has yet to answer");
+    assert_eq!(consumer.step(at(100), woke(&["i", "j", "k"], &["a"])), ask(&["j", "k"], 1100), "i has yet to answer");
 }
 
 #[test]
@@ -130,6 +133,7 @@ fn where_there_are_many_ingesters_they_are_asked_in_turn() {
 fn a_silent_ingester_is_left_alone_twice_as_long_each_time() {
     let mut consumer = Consumer::new(settings(1));
     let (mut now, mut rests) = (0, Vec::new());
+    consumer.step(at(0), woke(&["i"], &["a"]));
     for _ in 0..7 {
         consumer.step(at(now), Event::Silent { from: peer("i") });
         let silent_since = now;
@@ -171,7 +175,7 @@ fn a_batch_is_committed_when_enough_different_stores_have_it() {
     let (mut consumer, piece, actions) = copying(2, &["a", "b", "c"]);
     assert_eq!(actions, [copy(std::slice::from_ref(&piece), &["a", "b"], 1)]);
     assert_eq!(consumer.step(at(5), copied(vec![has("a", 1), has("b", 2)])), [commit(&[piece], &[1, 2])]);
-    assert_eq!(consumer.step(at(5), woke(&["i"], &["a", "b", "c"])), ask(&["i"], 105), "no wait with a backlog");
+    assert_eq!(consumer.step(at(5), woke(&["i"], &["a", "b", "c"])), ask(&["i"], 1005), "no wait with a backlog");
 }
 
 #[test]
@@ -270,9 +274,9 @@ fn a_batch_is_given_back_after_some_rounds_however_many_stores_there_are() {
     let names: Vec<String> = (0..20).map(|n| format!("s{n:02}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let (mut consumer, piece, mut actions) = copying(1, &names);
-    for round in 0..MOST_ROUNDS {
-        assert_eq!(actions, [copy(std::slice::from_ref(&piece), &[names[round]], 19 - round)]);
-        actions = consumer.step(at(0), Event::NotCopied { answers: vec![(peer(names[round]), Answer::HasNot)] });
+    for (round, name) in names.iter().take(MOST_ROUNDS).enumerate() {
+        assert_eq!(actions, [copy(std::slice::from_ref(&piece), &[name], 19 - round)]);
+        actions = consumer.step(at(0), Event::NotCopied { answers: vec![(peer(name), Answer::HasNot)] });
     }
     assert_eq!(actions[0], Action::FailBack(vec![piece]));
 }
@@ -297,6 +301,18 @@ fn the_rest_of_a_batch_goes_on_without_a_segment_that_cannot_be_merged() {
     let actions = consumer.step(at(0), Event::Spoilt { piece: bad.clone(), fault: Fault::Unreadable });
     assert_eq!(actions, [Action::FailBack(vec![bad]), copy(std::slice::from_ref(&good), &["a"], 0)]);
     assert_eq!(consumer.step(at(0), copied(vec![has("a", 1)])), [commit(&[good], &[1])]);
+}
+
+#[test]
+fn a_segment_that_was_interrupted_is_given_back_however_often() {
+    let mut consumer = Consumer::new(settings(1));
+    for _ in 0..5 {
+        consumer.step(at(0), woke(&["i"], &["a"]));
+        let piece = piece("i", 1, 100);
+        consumer.step(at(0), Event::Offered(piece.clone()));
+        let actions = consumer.step(at(0), Event::Spoilt { piece: piece.clone(), fault: Fault::Interrupted });
+        assert_eq!(actions[0], Action::FailBack(vec![piece]));
+    }
 }
 
 #[test]
