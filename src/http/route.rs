@@ -12,7 +12,7 @@ pub enum Lane {
     Short,
     /// Scans: 16 at once, 64 may wait.
     Query,
-    /// Scans for another node, which asks for a client of its own: a thread each, 256 at once, 64 may wait. They wait
+    /// Reading for another node, which asks for a client of its own or merges: a thread each, 256 at once, 64 may wait. They wait
     /// for nobody else's workers, and may pause for as long as that client does.
     Part,
     /// Answers without end: a thread each, 256 at once, none waits.

@@ -28,7 +28,7 @@ pub fn routes(log: &Arc<IngestLog>) -> Vec<Route> {
     };
     vec![
         route(path::INGEST_NEXT, &["GET"], Lane::Short, Access::Peers, next),
-        route(path::INGEST_READ, &["GET"], Lane::Query, Access::Peers, read),
+        route(path::INGEST_READ, &["GET"], Lane::Part, Access::Peers, read),
         route(path::INGEST_COMMIT, &["POST"], Lane::Short, Access::Peers, commit),
         route(path::INGEST_FAILED, &["POST"], Lane::Short, Access::Peers, failed),
         route(path::INGEST_RENEW, &["POST"], Lane::Short, Access::Peers, |log, request, reply| {
