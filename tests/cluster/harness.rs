@@ -380,7 +380,9 @@ impl Cluster {
         let seen = |other: &&Node| other.role.ingests() || node.role.stores();
         for other in self.nodes.iter().filter(seen) {
             let state = believed.get(&other.api()).map(String::as_str);
-            if (state == Some("alive")) != lives(other) {
+            // Neither a suspicion nor the lack of one is agreement.
+            let settled = if lives(other) { state == Some("alive") } else { matches!(state, None | Some("silent")) };
+            if !settled {
                 return Err(format!("{} believes {} to be {state:?}; all: {believed:?}", node.address, other.address));
             }
         }
