@@ -326,15 +326,20 @@ fn missed_ingesters(before: &View, now: &View, asked: &[(Peer, Option<Head>)]) -
         let same = |other: &Peer| {
             other.node == peer.node || (peer.meta.ingest.is_some() && other.meta.ingest == peer.meta.ingest)
         };
-        !now.members().chain(&now.silent).any(same)
+        !now.members().chain(silent_ingesters(now)).any(same)
     };
     let failed = asked.iter().map(|(peer, _)| peer);
-    let candidates = failed.chain(&before.silent).filter(|peer| !is_gone(peer)).chain(&now.silent);
+    let candidates = failed.chain(silent_ingesters(before)).filter(|peer| !is_gone(peer)).chain(silent_ingesters(now));
     let mut missed = Missed::default();
     for peer in candidates.filter(|peer| peer.meta.kind.ingests() && !answered.contains(&peer.node)) {
         missed.ingester(&peer.name());
     }
     missed
+}
+
+/// The silent nodes whose ingest tier is missed, too: not a node of both tiers that had drained when it left.
+fn silent_ingesters(view: &View) -> impl Iterator<Item = &Peer> {
+    view.silent.iter().filter(|peer| peer.meta.kind.ingests() && peer.state.misses_ingest())
 }
 
 /// A source of the merge.
