@@ -67,6 +67,11 @@ impl Machine {
                 let ack = Head::Ack { sequence, load: self.me.load };
                 self.send(sender, &ack, out);
             }
+            Head::Ping { .. } | Head::Ask { .. } | Head::Digest { .. } if self.members.get(sender).is_none() => {
+                let who = crate::cluster::wire::write_head(&Head::Who);
+                self.post(Some(sender), address, &who, out);
+            }
+            // One that sends from where it does not receive: it may be somebody else who gets the answer.
             Head::Ping { sequence, .. } => {
                 let ack = crate::cluster::wire::write_head(&Head::Ack { sequence, load: Default::default() });
                 self.post(Some(sender), address, &ack, out);
@@ -83,6 +88,7 @@ impl Machine {
             Head::Welcome if !was_live => self.begin_exchange(now, sender, out),
             Head::Digest { salt, hashes } => self.compare(now, sender, salt, &hashes, out),
             Head::Differ { salt, buckets, bits } => self.complete(now, sender, salt, buckets, &bits),
+            Head::Who => self.introduce(sender, address, out),
             Head::Welcome | Head::Gossip | Head::Table => {}
         }
     }

@@ -56,6 +56,7 @@ pub fn is_live(state: State) -> bool {
 /// All nodes but this one.
 #[derive(Default, Debug)]
 pub struct Members {
+    me: NodeId,
     slots: Vec<Option<Member>>,
     free: Vec<u32>,
     by_id: HashMap<NodeId, u32>,
@@ -63,11 +64,18 @@ pub struct Members {
     /// The live ones in random order; those before `turn` have been probed in this round.
     ring: Vec<u32>,
     turn: usize,
+    /// The one alive that comes after this node in the order of ids, if that is known.
+    neighbour: Option<NodeId>,
     /// The others, by the time since when they are so.
     gone: Vec<(Monotonic, u32)>,
 }
 
 impl Members {
+    /// Nobody, for this node.
+    pub fn new(me: NodeId) -> Members {
+        Members { me, ..Members::default() }
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.by_id.len()
@@ -120,6 +128,7 @@ impl Members {
             *place = Some(member);
         }
         self.by_id.insert(node, slot);
+        self.consider_neighbour(node, state);
         if is_live(state) || !self.by_address.contains_key(&address) {
             self.by_address.insert(address, slot);
         }
@@ -135,6 +144,7 @@ impl Members {
         if moves {
             self.exit(slot);
         }
+        self.consider_neighbour(node, claim.1);
         if let Some(Some(member)) = self.slots.get_mut(slot as usize) {
             (member.incarnation, member.state) = claim;
             if moves {
@@ -184,6 +194,29 @@ impl Members {
         let slot = *self.ring.get(self.turn)?;
         self.turn += 1;
         self.at(slot).map(|member| member.node)
+    }
+
+    /// The next one alive in the order of ids after this node, as in a ring. Suspects are passed over: whoever suspects one takes
+    /// care of the next in its stead.
+    pub fn neighbour(&mut self) -> Option<NodeId> {
+        let known = self.neighbour.and_then(|node| self.get(node)).filter(|member| member.state == State::Alive);
+        if let Some(known) = known {
+            return Some(known.node);
+        }
+        let alive = self.iter().filter(|member| member.state == State::Alive).map(|member| member.node);
+        self.neighbour = alive.min_by_key(|node| self.distance(*node));
+        self.neighbour
+    }
+
+    fn distance(&self, node: NodeId) -> u128 {
+        node.0.wrapping_sub(self.me.0)
+    }
+
+    fn consider_neighbour(&mut self, node: NodeId, state: State) {
+        let nearer = self.neighbour.is_some_and(|known| self.distance(node) < self.distance(known));
+        if nearer && state == State::Alive {
+            self.neighbour = Some(node);
+        }
     }
 
     /// Any live one.

@@ -5,8 +5,15 @@ use std::time::Duration;
 /// The rhythm of a node. All nodes of a cluster should have the same.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Timing {
-    /// From one probe to the next, while this node is healthy; a probe that is not answered within it has failed.
+    /// What suspicions and last questions are counted in.
     pub period: Duration,
+    /// From one probe to the next, while this node is healthy.
+    pub probe: Duration,
+    /// A probe that is not answered within this time has failed, while this node is healthy.
+    pub within: Duration,
+    /// One in so many probes goes to a member chosen by chance; the others go to the next one in the order of ids, so
+    /// that each member is asked regularly by another. 1: all by chance.
+    pub by_chance: u32,
     /// When a probe pings its target, counted from its start. More than one ping takes loss for what it is.
     pub pings: Vec<Duration>,
     /// When a probe asks helpers, counted from its start.
@@ -46,13 +53,16 @@ impl Default for Timing {
         let ms = Duration::from_millis;
         Timing {
             period: ms(1_000),
+            probe: ms(1_600),
+            within: ms(900),
+            by_chance: 3,
             pings: vec![ms(0), ms(167), ms(333)],
             helps: vec![ms(500), ms(667)],
             helpers: 3,
-            suspicion: 4.0,
+            suspicion: 3.0,
             patience: 6.0,
             confirmations: 2,
-            verify: 5,
+            verify: 10,
             gossip: ms(200),
             fanout: 3,
             retransmit: 4,
@@ -71,6 +81,16 @@ impl Timing {
     /// suspicions that end without a further question, the whole table in each exchange.
     pub fn textbook() -> Timing {
         let ms = Duration::from_millis;
-        Timing { pings: vec![ms(0)], helps: vec![ms(500)], verify: 0, whole_exchange: true, ..Timing::default() }
+        Timing {
+            probe: ms(1_000),
+            within: ms(1_000),
+            by_chance: 1,
+            pings: vec![ms(0)],
+            helps: vec![ms(500)],
+            suspicion: 4.0,
+            verify: 0,
+            whole_exchange: true,
+            ..Timing::default()
+        }
     }
 }
