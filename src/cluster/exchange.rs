@@ -27,8 +27,10 @@ const STREAMS_MAX: usize = 8;
 const STREAM_BURST: usize = 8;
 const STREAM_PAUSE: Duration = Duration::from_millis(10);
 /// A node that has just joined has this many exchanges, soon after one another, until one finds nothing new.
-const EAGER: u32 = 6;
+const EAGER: u32 = 12;
 const EAGER_PAUSE: Duration = Duration::from_secs(1);
+/// Where tables differed there may be more to be learned, from another.
+const AGAIN: Duration = Duration::from_secs(5);
 /// Beyond this many members exchanges become rarer (memberlist: `pushPullScaleThreshold`).
 const FEW: f64 = 32.0;
 
@@ -159,6 +161,10 @@ impl Machine {
         }
         if self.exchange.streams.len() < STREAMS_MAX {
             self.stream(now, from, usize::from(buckets), bits);
+        }
+        if !self.timing.whole_exchange {
+            let again = now + AGAIN.mul_f64(0.5) + part(&mut self.dice, AGAIN);
+            self.exchange.at = self.exchange.at.min(again);
         }
     }
 

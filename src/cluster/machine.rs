@@ -457,10 +457,11 @@ impl Machine {
         if self.gossip_at.is_none_or(|at| at > now) {
             return;
         }
-        let mut targets = self.members.some_live(&mut self.dice, self.timing.fanout, |_| true);
-        // By chance alone some hear nothing: e^-9 of them if each tells nine. A neighbour is told by its neighbour besides.
+        // By chance alone some hear nothing: one in e^9 if each tells nine. So a neighbour is told by its neighbour besides.
         let neighbour = if self.timing.by_chance > 1 { self.members.neighbour() } else { None };
-        targets.extend(neighbour.filter(|neighbour| !targets.contains(neighbour)));
+        let others =
+            self.members.some_live(&mut self.dice, self.timing.fanout, |member| Some(member.node) != neighbour);
+        let targets: Vec<NodeId> = neighbour.into_iter().chain(others).collect();
         targets.into_iter().for_each(|to| self.send(to, &Head::Gossip, out));
         let since = now - self.timing.tell_the_dead;
         let dead = self.members.any_gone(&mut self.dice, since).filter(|gone| gone.state == State::Dead);
@@ -498,7 +499,7 @@ impl Machine {
 
     fn fill(&mut self, body: &mut Vec<u8>) {
         let nodes = (self.members.live() + 2) as f64;
-        let limit = self.timing.retransmit.saturating_mul(nodes.log10().ceil().max(1.0) as u32);
+        let limit = self.timing.retransmit.saturating_mul(nodes.log10().ceil() as u32 + self.timing.retransmit_more);
         let (me, members, suspicions) = (&self.me, &self.members, &self.suspicions);
         let write = |body: &mut Vec<u8>, node: NodeId, whole: bool| tell(me, members, suspicions, body, node, whole);
         self.news.fill(body, PACKET - Seal::OVERHEAD, limit, write);

@@ -5,6 +5,7 @@
 
 use crate::cluster::auth::{Keys, Seal};
 use crate::cluster::machine::{Config, Event, Machine, Out};
+use crate::cluster::members::is_live;
 use crate::cluster::timing::Timing;
 use crate::cluster::{Claim, DataId, Meta, NodeId, PeerKind, State};
 use crate::unit::Monotonic;
@@ -372,13 +373,14 @@ impl Simulation {
         self.watches.get(&node)
     }
 
-    /// Whether every running process believes of all others what is true of them.
+    /// Whether every running process has all that run for members, and nobody else. With loss there is always somebody who
+    /// is suspected somewhere, but is a member still.
     pub fn agrees(&self) -> bool {
         let running: Vec<&Process> = self.running().collect();
-        running.iter().all(|one| {
-            one.machine.size() == running.len()
-                && running.iter().all(|other| one.machine.state_of(other.node) == Some(State::Alive))
-        })
+        let is_member = |one: &Process, other: &Process| one.machine.state_of(other.node).is_some_and(is_live);
+        let is_right =
+            |one: &Process| one.machine.size() == running.len() && running.iter().all(|other| is_member(one, other));
+        running.iter().all(|one| is_right(one))
     }
 
     /// How many running processes believe this of a node.

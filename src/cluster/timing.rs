@@ -32,8 +32,11 @@ pub struct Timing {
     pub gossip: Duration,
     /// How many are told in one round.
     pub fanout: usize,
-    /// A claim is sent at most this many times the decimal logarithm of the number of members, rounded up.
+    /// A claim is sent at most this many times the decimal logarithm of the number of members, rounded up, and
+    /// [`Timing::retransmit_more`].
     pub retransmit: u32,
+    /// Added to that logarithm: four times are too few for three nodes that lose a quarter of all datagrams.
+    pub retransmit_more: u32,
     /// The dead are told too for this long.
     pub tell_the_dead: Duration,
     /// From one exchange of the whole table to the next, in a small cluster.
@@ -59,13 +62,14 @@ impl Default for Timing {
             pings: vec![ms(0), ms(167), ms(333)],
             helps: vec![ms(500), ms(667)],
             helpers: 3,
-            suspicion: 3.0,
-            patience: 6.0,
+            suspicion: 2.75,
+            patience: 2.5,
             confirmations: 2,
             verify: 10,
             gossip: ms(200),
             fanout: 3,
             retransmit: 4,
+            retransmit_more: 1,
             tell_the_dead: ms(30_000),
             exchange: ms(30_000),
             whole_exchange: false,
@@ -88,7 +92,9 @@ impl Timing {
             pings: vec![ms(0)],
             helps: vec![ms(500)],
             suspicion: 4.0,
+            patience: 6.0,
             verify: 0,
+            retransmit_more: 0,
             whole_exchange: true,
             ..Timing::default()
         }
