@@ -234,6 +234,9 @@ impl Machine {
         self.suspicions.remove(node);
         self.news.add(node, false);
         self.changed = true;
+        if !is_live(before) && claim.1 == State::Alive && !self.timing.whole_exchange {
+            self.exchange.note_revival(now, &mut self.dice);
+        }
         if before != claim.1 {
             out.events.push(Event::Became { node, meta, state: claim.1 });
         }

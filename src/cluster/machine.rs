@@ -130,6 +130,7 @@ pub struct Machine {
     pub(super) exchange: Exchange,
     rejoin_at: Monotonic,
     pub(super) survey_at: Monotonic,
+    pub(super) surveyed: u64,
     pub(super) copies: Vec<(NodeId, NodeId)>,
     joining: Option<Joining>,
     /// Since when other nodes have been heard.
@@ -191,6 +192,7 @@ impl Machine {
             gossip_at: None,
             exchange: Exchange::new(next_exchange),
             rejoin_at: now,
+            surveyed: 0,
             copies: Vec::new(),
             joining: None,
             joined: None,

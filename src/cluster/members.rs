@@ -68,6 +68,7 @@ pub struct Members {
     neighbour: Option<NodeId>,
     /// The others, by the time since when they are so.
     gone: Vec<(Monotonic, u32)>,
+    changes: u64,
 }
 
 impl Members {
@@ -79,6 +80,16 @@ impl Members {
     /// How many there are.
     pub fn len(&self) -> usize {
         self.by_id.len()
+    }
+
+    /// How often somebody has come, gone, or come back.
+    pub fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    /// All that are not live, those that have been so for longest first.
+    pub fn gone(&self) -> impl Iterator<Item = &Member> {
+        self.gone.iter().filter_map(|(_, slot)| self.at(*slot))
     }
 
     /// How many of them live.
@@ -171,6 +182,7 @@ impl Members {
 
     /// Takes a node out.
     pub fn remove(&mut self, node: NodeId) {
+        self.changes += 1;
         let Some(slot) = self.by_id.remove(&node) else { return };
         self.exit(slot);
         let Some(member) = self.slots.get_mut(slot as usize).and_then(Option::take) else { return };
@@ -250,6 +262,7 @@ impl Members {
     }
 
     fn enter(&mut self, slot: u32, dice: &mut Dice) {
+        self.changes += 1;
         let Some(Some(member)) = self.slots.get_mut(slot as usize) else { return };
         if !member.is_live() {
             let at = self.gone.partition_point(|(time, _)| *time <= member.since);

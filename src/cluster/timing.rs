@@ -57,10 +57,10 @@ impl Default for Timing {
         Timing {
             period: ms(1_000),
             probe: ms(1_600),
-            within: ms(900),
+            within: ms(850),
             by_chance: 3,
             pings: vec![ms(0), ms(167), ms(333)],
-            helps: vec![ms(500), ms(667)],
+            helps: vec![ms(450), ms(600)],
             helpers: 3,
             suspicion: 2.75,
             patience: 2.5,
