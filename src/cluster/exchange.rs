@@ -61,6 +61,11 @@ impl Exchange {
         Exchange { at, asked: None, eager: EAGER, streams: VecDeque::new(), stream_at: Monotonic::default() }
     }
 
+    /// The first other node has been heard: its table is wanted soon.
+    pub fn hurry(&mut self, now: Monotonic) {
+        self.at = self.at.min(now + EAGER_PAUSE / 4);
+    }
+
     /// When something is to be done.
     pub fn deadline(&self) -> Monotonic {
         if self.streams.is_empty() { self.at } else { self.at.min(self.stream_at) }
@@ -87,10 +92,10 @@ impl Machine {
     }
 
     fn plan_exchange(&mut self, now: Monotonic) {
-        let eager = self.exchange.eager > 0 && self.members.live() > 0;
-        let span = if eager { EAGER_PAUSE } else { self.exchange_span() };
-        if eager {
-            self.exchange.eager -= 1;
+        let alone = self.members.live() == 0;
+        let span = if self.exchange.eager > 0 || alone { EAGER_PAUSE } else { self.exchange_span() };
+        if !alone {
+            self.exchange.eager = self.exchange.eager.saturating_sub(1);
         }
         self.exchange.at = now + span.mul_f64(0.9) + part(&mut self.dice, span.mul_f64(0.2));
     }

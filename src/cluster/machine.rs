@@ -571,3 +571,7 @@ pub(super) fn tell(
 pub(super) fn part(dice: &mut Dice, span: Duration) -> Duration {
     Duration::from_nanos(dice.below(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)))
 }
+
+#[cfg(test)]
+#[path = "hostile_tests.rs"]
+mod tests;

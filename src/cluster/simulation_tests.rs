@@ -65,12 +65,12 @@ fn assert_bounds(nodes: usize, seeds: u64, events: usize, bounds: Bounds) {
 
 #[test]
 fn three_nodes_know_of_crashes_joins_and_good_byes_in_time() {
-    assert_bounds(3, 20, 1, ([2.2, 5.0, 9.0, 0.5, 0.7, 1.0], [150.0, 200.0, 320.0]));
+    assert_bounds(3, 20, 1, ([2.6, 5.0, 9.0, 0.5, 0.7, 1.0], [150.0, 200.0, 320.0]));
 }
 
 #[test]
 fn a_hundred_nodes_know_of_crashes_joins_and_good_byes_in_time() {
-    assert_bounds(100, 2, 8, ([2.2, 6.0, 15.0, 0.8, 1.2, 1.5], [150.0, 200.0, 900.0]));
+    assert_bounds(100, 2, 8, ([2.6, 6.0, 15.0, 0.8, 1.2, 1.5], [150.0, 200.0, 900.0]));
 }
 
 #[test]
@@ -303,20 +303,4 @@ fn what_is_remembered_is_missed_until_it_is_heard() {
     world.start(2, Vec::new(), Vec::new());
     assert!(agrees_within(&mut world, 10), "who is remembered is called");
     assert_eq!(world.processes[first].machine.table_size(), 3);
-}
-
-#[test]
-fn zz_debug() {
-    for (nodes, loss, seeds, events, quiet) in [(3, 25, 200, 1, 600), (100, 0, 20, 10, 120), (100, 10, 20, 10, 120)] {
-        let plan = Course { nodes, loss, quiet: secs(quiet), events, timing: Timing::default() };
-        for seed in 0..seeds {
-            let figures = course(seed, &plan);
-            if worst(&figures.dead) > 15.0 || worst(&figures.joined) > 15.0 || worst(&figures.left) > 15.0 {
-                eprintln!(
-                    "{nodes} {loss} {seed}: dead {:?} joined {:?} left {:?}",
-                    figures.dead, figures.joined, figures.left
-                );
-            }
-        }
-    }
 }
