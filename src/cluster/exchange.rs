@@ -112,7 +112,7 @@ impl Machine {
         let mut hashes = if self.timing.whole_exchange {
             vec![0]
         } else {
-            let buckets = ((self.members.len() + 1) / BUCKET).next_power_of_two().clamp(1, BUCKETS_MAX);
+            let buckets = ((self.members.count() + 1) / BUCKET).next_power_of_two().clamp(1, BUCKETS_MAX);
             self.hashes(salt, buckets)
         };
         if hashes.is_empty() {

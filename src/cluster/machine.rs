@@ -363,7 +363,7 @@ impl Machine {
     /// How many nodes are in the table, the dead and this one included. Never more than
     /// [`super::members::MEMBERS_MAX`] and one.
     pub fn table_size(&self) -> usize {
-        self.members.len() + 1
+        self.members.count() + 1
     }
 
     /// How slow this node has reason to believe it is itself, 0 to 8.
