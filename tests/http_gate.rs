@@ -75,14 +75,8 @@ fn routes(bodies: Sender<Told>, cancelled: Sender<Duration>) -> Vec<Route> {
             }
         }),
         route("/ignore", &["POST"], Lane::Upload, 8 << 20, |_, reply| reply.send(507, &[], b"no room\n")),
-        route("/large", &["GET"], Lane::Query, 0, |_, reply| {
-            let mut body = reply.stream(200, &[])?;
-            let piece = vec![b'x'; 64 << 10];
-            for _ in 0..1024 {
-                body.write_all(&piece)?;
-            }
-            body.finish()
-        }),
+        route("/large", &["GET"], Lane::Query, 0, large),
+        route("/large-part", &["GET"], Lane::Part, 0, large),
         route("/small", &["GET", "HEAD"], Lane::Query, 0, |_, reply| {
             let mut body = reply.stream(200, &[])?;
             body.write_all(b"hello ")?;
@@ -115,6 +109,15 @@ fn routes(bodies: Sender<Told>, cancelled: Sender<Duration>) -> Vec<Route> {
             Ok(())
         }),
     ]
+}
+
+fn large(_: &mut Request, reply: Reply) -> io::Result<()> {
+    let mut body = reply.stream(200, &[])?;
+    let piece = vec![b'x'; 64 << 10];
+    for _ in 0..1024 {
+        body.write_all(&piece)?;
+    }
+    body.finish()
 }
 
 /// Quick versions of all limits.
@@ -317,6 +320,18 @@ fn a_client_that_does_not_read_is_cut() {
         let whole = client.read_to_end(&mut body).is_ok() && body.ends_with(b"\r\n0\r\n\r\n");
         assert!(!whole && body.len() < 64 << 20);
     }
+    node.is_well();
+}
+
+#[test]
+fn another_node_may_pause_while_it_reads_what_others_have() {
+    let node = node();
+    let mut pausing = node.send("GET /large-part HTTP/1.1\r\n\r\n");
+    // Three times what a client would have.
+    assert!(!socket::wait_hung_up(&pausing, Duration::from_millis(1_500)).unwrap());
+    let mut body = Vec::new();
+    pausing.read_to_end(&mut body).unwrap();
+    assert!(body.ends_with(b"\r\n0\r\n\r\n") && body.len() > 64 << 20);
     node.is_well();
 }
 

@@ -134,7 +134,7 @@ fn forward_all(api: Option<&Address>, options: forward::Options) -> io::Result<u
 fn serve_numbers(api: &Address, metrics: &Arc<Metrics>) -> io::Result<()> {
     let listener = socket::listen(api.resolve_one()?)?;
     health::watch_process(metrics, socket::raise_file_limit());
-    let health = Arc::new(Health::new(|| true));
+    let health = Arc::new(Health::new(|| None));
     health.enter(Phase::Serving);
     let routes = health::routes(health, metrics.clone());
     // A crew and a stop of its own: it answers until the process ends.

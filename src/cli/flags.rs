@@ -1,7 +1,7 @@
 //! The one table of commands and flags: what the parser accepts, what help prints, what the manual is held against.
 //!
 //! Names, defaults and ports are those of OK Log as people run it, with a few flags of our own. A flag belongs to a group;
-//! a command is a list of groups, so a server of one tier alone will be one more row in [`COMMANDS`].
+//! a command is a list of groups: a server of one tier takes that tier's and those of every server.
 
 use std::time::Duration;
 
@@ -192,7 +192,7 @@ flags! {
 const COMMON: &[Flag] = &[DEBUG, HELP];
 
 /// What every server takes.
-const SERVER: &[Flag] = &[API, CLUSTER, ADVERTISE, PEER, FILESYSTEM];
+const SERVER: &[Flag] = &[API, CLUSTER, ADVERTISE, PEER, KEY_FILE, FILESYSTEM];
 
 /// What a server with an ingest tier takes.
 const INGEST: &[Flag] = &[
@@ -216,6 +216,20 @@ const NONE: Operands = Operands { name: "", least: 0, most: 0 };
 
 /// Every command there is, in the order in which help prints them.
 pub const COMMANDS: &[Command] = &[
+    Command {
+        name: "ingest",
+        summary: "Runs a server that takes lines and hands them to stores",
+        page: "oklog-ingest.8",
+        groups: &[SERVER, INGEST, COMMON],
+        operands: NONE,
+    },
+    Command {
+        name: "store",
+        summary: "Runs a server that keeps lines and answers queries",
+        page: "oklog-store.8",
+        groups: &[SERVER, STORAGE, COMMON],
+        operands: NONE,
+    },
     Command {
         name: "ingeststore",
         summary: "Runs a server with both tiers: takes lines, keeps them, answers queries",

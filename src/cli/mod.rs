@@ -8,9 +8,9 @@ mod commands;
 pub mod flags;
 pub mod forget;
 pub mod help;
-pub mod ingeststore;
 pub mod parse;
 pub mod query;
+pub mod serve;
 pub mod settings;
 pub mod stream;
 
@@ -43,7 +43,7 @@ fn run(request: Request) -> ExitCode {
         Request::Help(None) => print(&help::overview()),
         Request::Help(Some(command)) => print(&help::of(command)),
         Request::Version => print(&format!("oklog {}\n", env!("CARGO_PKG_VERSION"))),
-        Request::IngestStore(flags) => ExitCode::from(ingeststore::run(&flags)),
+        Request::Serve(flags) => ExitCode::from(serve::run(&flags)),
         Request::Forward(flags) => ExitCode::from(commands::forward(&flags)),
         Request::Query(flags) => ExitCode::from(commands::query(&flags)),
         Request::Stream(flags) => ExitCode::from(commands::stream(&flags)),
@@ -61,7 +61,7 @@ fn start_log(request: &Request) {
         SimpleLogger::new().with_level(level).init()
     };
     let started = match request {
-        Request::IngestStore(flags) => logfmt::start(Arc::new(SystemClock::default()), flags.debug),
+        Request::Serve(flags) => logfmt::start(Arc::new(SystemClock::default()), flags.debug),
         Request::Forward(flags) => logfmt::start(Arc::new(SystemClock::default()), flags.debug),
         Request::Query(flags) => client(flags.debug),
         Request::Stream(flags) => client(flags.debug),

@@ -1,5 +1,6 @@
 use super::*;
-use crate::cli::settings::{Filesystem, IngestStoreFlags, Mode, Request};
+use crate::cli::settings::{Filesystem, IngestFlags, Mode, Request, ServeFlags, StorageFlags};
+use crate::cluster::PeerKind;
 use crate::world::entropy::Dice;
 
 fn read(line: &str) -> Result<Request, Refusal> {
@@ -10,37 +11,64 @@ fn refusal(line: &str) -> String {
     read(line).expect_err("refused").to_string()
 }
 
-fn ingeststore(line: &str) -> IngestStoreFlags {
-    match read(&format!("ingeststore {line}")) {
-        Ok(Request::IngestStore(flags)) => *flags,
+fn serve(line: &str) -> ServeFlags {
+    match read(line) {
+        Ok(Request::Serve(flags)) => *flags,
         other => panic!("{line}: {other:?}"),
     }
+}
+
+fn ingeststore(line: &str) -> ServeFlags {
+    serve(&format!("ingeststore {line}"))
+}
+
+fn storage(line: &str) -> StorageFlags {
+    serve(&format!("store {line}")).storage.expect("a store's flags")
+}
+
+fn ingest(line: &str) -> IngestFlags {
+    serve(&format!("ingest {line}")).ingest.expect("an ingester's flags")
 }
 
 #[test]
 fn flags_are_read_in_the_style_of_go_and_of_gnu() {
     for line in ["-store.path x", "-store.path=x", "--store.path=x", "--store.path x"] {
-        assert_eq!(ingeststore(line).store_path.to_str(), Some("x"), "{line}");
+        assert_eq!(storage(line).path.to_str(), Some("x"), "{line}");
     }
 }
 
 #[test]
 fn the_defaults_are_those_of_the_table() {
     let flags = ingeststore("");
-    assert_eq!(flags.api.to_string(), "0.0.0.0:7650");
-    assert_eq!(flags.ingest_bulk.to_string(), "0.0.0.0:7653");
-    assert_eq!(flags.cluster.to_string(), "0.0.0.0:7659");
-    assert_eq!((flags.flush_size, flags.flush_age), (Bytes(16 << 20), Duration::from_secs(3)));
-    assert_eq!((flags.target_size, flags.retain), (Bytes(128 << 20), Duration::from_secs(7 * 86_400)));
-    assert_eq!((flags.max_size, flags.max_connections, flags.consumers), (None, 16_384, 1));
-    assert_eq!((flags.filesystem, flags.debug, flags.peers.len()), (Filesystem::Real, false, 0));
+    assert_eq!(flags.server.api.to_string(), "0.0.0.0:7650");
+    assert_eq!(flags.server.cluster.to_string(), "0.0.0.0:7659");
+    assert_eq!((flags.server.filesystem, flags.server.peers.len()), (Filesystem::Real, 0));
+    assert_eq!((flags.server.key_file.as_ref(), flags.debug), (None, false));
+    let ingest = ingest("");
+    assert_eq!((ingest.bulk.to_string().as_str(), ingest.max_connections), ("0.0.0.0:7653", 16_384));
+    assert_eq!((ingest.flush_size, ingest.flush_age), (Bytes(16 << 20), Duration::from_secs(3)));
+    let storage = storage("");
+    assert_eq!((storage.target_size, storage.retain), (Bytes(128 << 20), Duration::from_secs(7 * 86_400)));
+    assert_eq!((storage.max_size, storage.consumers), (None, 1));
+    assert_eq!((flags.ingest, flags.storage), (Some(ingest), Some(storage)));
+}
+
+#[test]
+fn a_server_of_one_tier_takes_the_flags_of_that_tier_alone() {
+    assert_eq!((serve("ingest").kind(), serve("store").kind()), (PeerKind::Ingest, PeerKind::Store));
+    assert_eq!((serve("ingest").storage, serve("store").ingest), (None, None));
+    assert_eq!(ingeststore("").kind(), PeerKind::IngestStore);
+    assert!(refusal("ingest -store.path x").contains("unknown flag \"-store.path\""));
+    assert!(refusal("store -ingest.path x").contains("unknown flag \"-ingest.path\""));
+    let key_file = serve("store -cluster.key-file /etc/oklog/key").server.key_file;
+    assert_eq!(key_file.as_deref(), Some(std::path::Path::new("/etc/oklog/key")));
 }
 
 #[test]
 fn of_a_flag_given_twice_the_last_wins_and_repeatable_ones_collect() {
     let flags = ingeststore("-store.path a -peer one -debug -store.path b -peer two:1 -debug=false");
-    assert_eq!(flags.store_path.to_str(), Some("b"));
-    let peers: Vec<String> = flags.peers.iter().map(Address::to_string).collect();
+    assert_eq!(flags.storage.as_ref().and_then(|storage| storage.path.to_str()), Some("b"));
+    let peers: Vec<String> = flags.server.peers.iter().map(Address::to_string).collect();
     assert_eq!(peers, ["one:7659", "two:1"]);
     assert!(!flags.debug);
     assert!(ingeststore("-debug=false -debug").debug);
@@ -49,15 +77,19 @@ fn of_a_flag_given_twice_the_last_wins_and_repeatable_ones_collect() {
 
 #[test]
 fn the_replication_factor_is_1_without_peers_unless_it_is_set() {
-    assert_eq!(ingeststore("").replicas(), 1);
-    assert_eq!(ingeststore("-peer a").replicas(), 2);
-    assert_eq!(ingeststore("-store.segment-replication-factor 2").replicas(), 2);
-    assert_eq!(ingeststore("-peer a -store.segment-replication-factor=3").replicas(), 3);
+    for command in ["ingeststore", "store"] {
+        let replicas = |line| serve(&format!("{command} {line}")).replicas();
+        assert_eq!(replicas(""), Some(1));
+        assert_eq!(replicas("-peer a"), Some(2));
+        assert_eq!(replicas("-store.segment-replication-factor 2"), Some(2));
+        assert_eq!(replicas("-peer a -store.segment-replication-factor=3"), Some(3));
+    }
+    assert_eq!(serve("ingest -peer a").replicas(), None, "an ingester makes no copies");
 }
 
 #[test]
 fn an_advertised_address_without_port_has_that_of_the_cluster_flag() {
-    let advertised = |line| ingeststore(line).cluster_advertise_addr.map(|address| address.to_string());
+    let advertised = |line| ingeststore(line).server.advertise.map(|address| address.to_string());
     assert_eq!(advertised("-cluster udp://:8000 -cluster.advertise-addr 10.0.0.1"), Some("10.0.0.1:8000".into()));
     assert_eq!(advertised("-cluster.advertise-addr n1"), Some("n1:7659".into()));
     assert_eq!(advertised(""), None);
@@ -107,7 +139,7 @@ fn help_is_found_in_all_its_forms() {
 fn what_was_mistyped_is_named_and_the_nearest_suggested() {
     let cases = [
         ("qeury", "oklog: unknown command \"qeury\", did you mean query?"),
-        ("ingest", "oklog: unknown command \"ingest\", did you mean ingeststore?"),
+        ("ingets", "oklog: unknown command \"ingets\", did you mean ingest?"),
         ("xyzzy", "oklog: unknown command \"xyzzy\", see 'oklog help'"),
         ("query -regx", "oklog query: unknown flag \"-regx\", did you mean -regex?"),
         ("query --zzz", "oklog query: unknown flag \"-zzz\", see 'oklog help query'"),

@@ -3,6 +3,7 @@
 use super::address::Address;
 use super::flags::{self, CLUSTER_PORT, Command, Flag};
 use super::parse::{Given, Refusal};
+use crate::cluster::PeerKind;
 use crate::unit::Bytes;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
@@ -36,27 +37,56 @@ pub enum Buffer {
     Drop,
 }
 
-/// `oklog ingeststore`.
+/// What every server is told.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct IngestStoreFlags {
+pub struct ServerFlags {
     /// Where HTTP is served.
     pub api: Address,
     /// Where other nodes' datagrams come in.
     pub cluster: Address,
     /// What other nodes call this one by; chosen from the interfaces when `None`.
-    pub cluster_advertise_addr: Option<Address>,
+    pub advertise: Option<Address>,
     /// Nodes to join.
     pub peers: Vec<Address>,
+    /// The keys that calls between nodes are signed with, if they are.
+    pub key_file: Option<PathBuf>,
     /// Where files go.
     pub filesystem: Filesystem,
+}
+
+impl ServerFlags {
+    fn read(given: &Given) -> Result<ServerFlags, Refusal> {
+        let cluster = needed(given, &flags::CLUSTER)?;
+        let own_port = if cluster.port() == 0 { CLUSTER_PORT } else { cluster.port() };
+        Ok(ServerFlags {
+            api: needed(given, &flags::API)?,
+            advertise: given.address_or(&flags::ADVERTISE, Some(own_port))?,
+            cluster,
+            peers: given.addresses(&flags::PEER)?,
+            key_file: match given.is_set(&flags::KEY_FILE) {
+                true => Some(given.judged(&flags::KEY_FILE)?.into()),
+                false => None,
+            },
+            filesystem: match given.judged(&flags::FILESYSTEM)?.as_str() {
+                "virtual" => Filesystem::Virtual,
+                "nop" => Filesystem::Nop,
+                _ => Filesystem::Real,
+            },
+        })
+    }
+}
+
+/// What an ingest tier is told.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct IngestFlags {
     /// Where lines come in that are not waited for.
-    pub ingest_fast: Address,
+    pub fast: Address,
     /// Where lines come in that are synced before a clean close.
-    pub ingest_durable: Address,
+    pub durable: Address,
     /// Where whole segments come in.
-    pub ingest_bulk: Address,
-    /// Directory of the ingest tier.
-    pub ingest_path: PathBuf,
+    pub bulk: Address,
+    /// Its directory.
+    pub path: PathBuf,
     /// An active segment of this size is closed.
     pub flush_size: Bytes,
     /// An active segment of this age is closed.
@@ -69,8 +99,30 @@ pub struct IngestStoreFlags {
     pub max_connections: usize,
     /// How long stopping waits for stores to take what is left.
     pub drain_timeout: Duration,
-    /// Directory of the store tier.
-    pub store_path: PathBuf,
+}
+
+impl IngestFlags {
+    fn read(given: &Given) -> Result<IngestFlags, Refusal> {
+        Ok(IngestFlags {
+            fast: needed(given, &flags::FAST)?,
+            durable: needed(given, &flags::DURABLE)?,
+            bulk: needed(given, &flags::BULK)?,
+            path: given.judged(&flags::INGEST_PATH)?.into(),
+            flush_size: size(given, &flags::FLUSH_SIZE)?,
+            flush_age: given.duration(&flags::FLUSH_AGE)?,
+            pending_timeout: given.duration(&flags::PENDING_TIMEOUT)?,
+            max_record_size: size(given, &flags::MAX_RECORD)?,
+            max_connections: count(given, &flags::MAX_CONNECTIONS)?,
+            drain_timeout: given.duration(&flags::DRAIN_TIMEOUT)?,
+        })
+    }
+}
+
+/// What a store tier is told.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StorageFlags {
+    /// Its directory.
+    pub path: PathBuf,
     /// Threads that gather and replicate.
     pub consumers: usize,
     /// Size that store segments aim for.
@@ -81,74 +133,86 @@ pub struct IngestStoreFlags {
     pub delay: Duration,
     /// Pieces in which segments are read and written.
     pub buffer_size: Bytes,
-    /// R if it was set; see [`IngestStoreFlags::replicas`].
-    pub replication_factor: Option<u32>,
+    /// R if it was set; see [`ServeFlags::replicas`].
+    pub replication_factor: Option<u8>,
     /// Age at which segments are trashed.
     pub retain: Duration,
     /// Time in the trash after which they are removed.
     pub purge: Duration,
     /// Size beyond which the oldest segments are trashed.
     pub max_size: Option<Bytes>,
-    /// Log step by step.
-    pub debug: bool,
 }
 
-impl IngestStoreFlags {
-    /// R: as it was set; else 1 for a node without peers, which could never reach 2; else the default.
-    pub fn replicas(&self) -> u32 {
-        match self.replication_factor {
-            Some(replicas) => replicas,
-            None if self.peers.is_empty() => 1,
-            None => flags::REPLICATION.default.and_then(|text| text.parse().ok()).unwrap_or(2),
-        }
-    }
-
-    pub(super) fn read(given: &Given) -> Result<IngestStoreFlags, Refusal> {
-        given.operands()?;
-        let cluster = needed(given, &flags::CLUSTER)?;
-        let own_port = if cluster.port() == 0 { CLUSTER_PORT } else { cluster.port() };
-        let replication_factor = match given.count(&flags::REPLICATION)? {
-            Some(count) if given.is_set(&flags::REPLICATION) => Some(u32::try_from(count).unwrap_or(u32::MAX)),
-            _ => None,
-        };
-        let (ingest_path, store_path) = (given.judged(&flags::INGEST_PATH)?, given.judged(&flags::STORE_PATH)?);
-        if same_path(&ingest_path, &store_path) {
-            let expected = "another directory than that of -ingest.path".into();
-            let (command, flag) = (given.command().name, flags::STORE_PATH.name);
-            return Err(Refusal::BadValue { command, flag, value: store_path, expected });
-        }
-        Ok(IngestStoreFlags {
-            api: needed(given, &flags::API)?,
-            cluster_advertise_addr: given.address_or(&flags::ADVERTISE, Some(own_port))?,
-            cluster,
-            peers: given.addresses(&flags::PEER)?,
-            filesystem: match given.judged(&flags::FILESYSTEM)?.as_str() {
-                "virtual" => Filesystem::Virtual,
-                "nop" => Filesystem::Nop,
-                _ => Filesystem::Real,
-            },
-            ingest_fast: needed(given, &flags::FAST)?,
-            ingest_durable: needed(given, &flags::DURABLE)?,
-            ingest_bulk: needed(given, &flags::BULK)?,
-            ingest_path: ingest_path.into(),
-            flush_size: size(given, &flags::FLUSH_SIZE)?,
-            flush_age: given.duration(&flags::FLUSH_AGE)?,
-            pending_timeout: given.duration(&flags::PENDING_TIMEOUT)?,
-            max_record_size: size(given, &flags::MAX_RECORD)?,
-            max_connections: count(given, &flags::MAX_CONNECTIONS)?,
-            drain_timeout: given.duration(&flags::DRAIN_TIMEOUT)?,
-            store_path: store_path.into(),
+impl StorageFlags {
+    fn read(given: &Given) -> Result<StorageFlags, Refusal> {
+        Ok(StorageFlags {
+            path: given.judged(&flags::STORE_PATH)?.into(),
             consumers: count(given, &flags::CONSUMERS)?,
             target_size: size(given, &flags::TARGET_SIZE)?,
             target_age: given.duration(&flags::TARGET_AGE)?,
             delay: given.duration(&flags::DELAY)?,
             buffer_size: size(given, &flags::BUFFER_SIZE)?,
-            replication_factor,
+            // The table bounds it to what fits.
+            replication_factor: match given.count(&flags::REPLICATION)? {
+                Some(count) if given.is_set(&flags::REPLICATION) => Some(u8::try_from(count).unwrap_or(u8::MAX)),
+                _ => None,
+            },
             retain: given.duration(&flags::RETAIN)?,
             purge: given.duration(&flags::PURGE)?,
             max_size: given.size(&flags::MAX_SIZE)?,
-            debug: given.switch(&flags::DEBUG)?,
         })
+    }
+}
+
+/// `oklog ingest`, `oklog store` and `oklog ingeststore`: at least one of the tiers.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ServeFlags {
+    /// What every server is told.
+    pub server: ServerFlags,
+    /// The ingest tier; `None` on a store.
+    pub ingest: Option<IngestFlags>,
+    /// The store tier; `None` on an ingester.
+    pub storage: Option<StorageFlags>,
+    /// Log step by step.
+    pub debug: bool,
+}
+
+impl ServeFlags {
+    /// Which tiers there are.
+    pub fn kind(&self) -> PeerKind {
+        match (&self.ingest, &self.storage) {
+            (Some(_), Some(_)) => PeerKind::IngestStore,
+            (Some(_), None) => PeerKind::Ingest,
+            (None, _) => PeerKind::Store,
+        }
+    }
+
+    /// R, for a node that consumes: as it was set; else 1 for a node without peers, which could never reach 2; else the
+    /// default.
+    pub fn replicas(&self) -> Option<u8> {
+        let usual = || match self.server.peers.is_empty() {
+            true => 1,
+            false => flags::REPLICATION.default.and_then(|text| text.parse().ok()).unwrap_or(2),
+        };
+        self.storage.as_ref().map(|storage| storage.replication_factor.unwrap_or_else(usual))
+    }
+
+    pub(super) fn read(kind: PeerKind, given: &Given) -> Result<ServeFlags, Refusal> {
+        given.operands()?;
+        let flags = ServeFlags {
+            server: ServerFlags::read(given)?,
+            ingest: if kind.ingests() { Some(IngestFlags::read(given)?) } else { None },
+            storage: if kind.stores() { Some(StorageFlags::read(given)?) } else { None },
+            debug: given.switch(&flags::DEBUG)?,
+        };
+        if let (Some(ingest), Some(storage)) = (&flags.ingest, &flags.storage)
+            && same_path(&ingest.path, &storage.path)
+        {
+            let expected = "another directory than that of -ingest.path".into();
+            let (command, flag) = (given.command().name, flags::STORE_PATH.name);
+            return Err(Refusal::BadValue { command, flag, value: given.text(&flags::STORE_PATH), expected });
+        }
+        Ok(flags)
     }
 }
 
@@ -317,8 +381,8 @@ impl TestsvcFlags {
 /// What `argv` asks for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Request {
-    /// Run a server with both tiers.
-    IngestStore(Box<IngestStoreFlags>),
+    /// Run a server with one tier or both.
+    Serve(Box<ServeFlags>),
     /// Send standard input to an ingester.
     Forward(ForwardFlags),
     /// Print records between two times.
@@ -350,8 +414,11 @@ impl Request {
         if given.switch(&flags::HELP)? {
             return Ok(Request::Help(Some(command)));
         }
+        let serve = |kind| ServeFlags::read(kind, &given).map(|flags| Request::Serve(Box::new(flags)));
         match command.name {
-            "ingeststore" => IngestStoreFlags::read(&given).map(|flags| Request::IngestStore(Box::new(flags))),
+            "ingest" => serve(PeerKind::Ingest),
+            "store" => serve(PeerKind::Store),
+            "ingeststore" => serve(PeerKind::IngestStore),
             "forward" => ForwardFlags::read(&given).map(Request::Forward),
             "query" => QueryFlags::read(&given).map(Request::Query),
             "stream" => StreamFlags::read(&given).map(Request::Stream),
@@ -367,9 +434,10 @@ impl Request {
 }
 
 /// Whether two paths are spelled alike, dots and doubled slashes aside. Links are found out by the directory's lock.
-fn same_path(a: &str, b: &str) -> bool {
-    let steps = |path| Path::new(path).components().filter(|step| *step != Component::CurDir);
-    steps(a).eq(steps(b))
+fn same_path(a: &Path, b: &Path) -> bool {
+    let (a, b) = (a.components(), b.components());
+    let is_step = |step: &Component<'_>| *step != Component::CurDir;
+    a.filter(is_step).eq(b.filter(is_step))
 }
 
 // The three below are for flags that have a default, so that there always is a value: `None` would be a fault of the

@@ -5,29 +5,32 @@
 //! since records from several ingesters come in order only within the window, but never before the newest id that was
 //! forgotten: so no record is printed twice.
 //!
-//! Bounds: the last [`REMEMBERED`] ids, and one record. A store that sends nothing for five minutes is called anew.
+//! Bounds: the last [`REMEMBERED`] runs of ids, and one record. A store that sends nothing for 15 s, not even the beats that it is
+//! asked for, is called anew.
 
-use super::client::{self, Answer, CallError, Method, RecordReader, Shape};
+use super::client::{self, Answer, CallError, Method, Shape};
 use super::query::{FAILED, FOUND, say};
 use crate::query::params::QueryString;
-use crate::record::id::{Id, StreamBits};
+use crate::record::id::StreamBits;
 use crate::record::stored::{Stored, records};
+use crate::stream::runs::RecordReader;
+use crate::stream::seen::Seen;
+use crate::stream::wishes::{BEAT, SILENCE, is_beat};
 use crate::unit::{Monotonic, show_duration};
 use crate::world::clock::Clock;
 use crate::world::crew::Stop;
-use std::collections::{HashSet, VecDeque};
 use std::io::{self, Read, Write};
 use std::time::Duration;
 use ureq::Agent;
 
-/// How many ids are remembered, so that a record that comes again is known: 3 MiB of memory.
+/// How many runs of ids are remembered, so that a record that comes again is known: 5 MiB of memory at most.
 pub const REMEMBERED: usize = 65_536;
 
 /// How much further back than the window a gap is taken to begin.
 const MARGIN: Duration = Duration::from_secs(1);
 
 /// The first wait after a link broke, and the longest.
-const WAITS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+const WAITS: (Duration, Duration) = (Duration::from_millis(16), Duration::from_millis(1_024));
 
 /// What is asked for, and how it is printed.
 #[derive(Clone, Debug, Default)]
@@ -57,11 +60,11 @@ enum Broken {
 /// Streams until `stop` is raised (looked at between runs of records and in waits), `out` is closed or a store refuses the
 /// request. Complains to `err` in whole lines. Gives the exit status: 0, or 2 after a refusal.
 pub fn run(options: &StreamOptions, clock: &dyn Clock, stop: &Stop, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
-    let agent = client::agent();
-    let mut tail = Tail { options, agent, stop, seen: Seen::default(), began: None, shown: Vec::new() };
+    let (agent, live) = (client::agent(), client::agent_for(SILENCE));
+    let mut tail = Tail { options, agent, live, stop, seen: Seen::new(REMEMBERED), began: None, shown: Vec::new() };
     let mut wait = WAITS.0;
     while !stop.is_raised() {
-        let heard = tail.seen.count;
+        let heard = tail.seen.count();
         let broken = match tail.follow(clock, out, err) {
             Ok(()) => continue,
             Err(broken) => broken,
@@ -77,7 +80,7 @@ pub fn run(options: &StreamOptions, clock: &dyn Clock, stop: &Stop, out: &mut dy
                 return FAILED;
             }
             Broken::Link(why) => {
-                wait = if tail.seen.count > heard { WAITS.0 } else { wait };
+                wait = if tail.seen.count() > heard { WAITS.0 } else { wait };
                 say(err, &format!("oklog stream: {why}; next try in {}", show_duration(wait)));
             }
         }
@@ -89,7 +92,10 @@ pub fn run(options: &StreamOptions, clock: &dyn Clock, stop: &Stop, out: &mut dy
 
 struct Tail<'a> {
     options: &'a StreamOptions,
+    /// For queries, which may be silent while nothing is found.
     agent: Agent,
+    /// For streams, which beat.
+    live: Agent,
     stop: &'a Stop,
     seen: Seen,
     /// When the first stream was opened.
@@ -102,13 +108,13 @@ impl Tail<'_> {
     fn follow(&mut self, clock: &dyn Clock, out: &mut dyn Write, err: &mut dyn Write) -> Result<(), Broken> {
         let stores = client::stores(&self.options.stores);
         let target = format!("/store/stream?{}", self.query_string(None));
-        let answer = self.call(&stores, &target)?;
+        let answer = call(&self.live, &stores, &target)?;
         match self.began {
             None => self.began = Some(clock.now()),
             Some(began) => {
                 let from = self.gap_start(clock.now().since(began));
                 let target = format!("/store/query?{}", self.query_string(Some(&from)));
-                match self.call(&stores, &target).and_then(|answer| self.fill(answer, out, err)) {
+                match call(&self.agent, &stores, &target).and_then(|answer| self.fill(answer, out, err)) {
                     Ok(()) => {}
                     Err(Broken::Link(why)) => say(err, &format!("oklog stream: records may be missing: {why}")),
                     Err(other) => return Err(other),
@@ -122,14 +128,6 @@ impl Tail<'_> {
             Err(Broken::Link(why)) => Err(Broken::Link(format!("the stream from {store} broke: {why}"))),
             Err(other) => Err(other),
         }
-    }
-
-    fn call(&self, stores: &[String], target: &str) -> Result<Answer, Broken> {
-        client::call(&self.agent, Method::Get, stores, target).map_err(|error| match error {
-            CallError::Refused { status: 400..=499, .. } => Broken::Refused(error),
-            _ if stores.is_empty() => Broken::Refused(error),
-            _ => Broken::Link(error.to_string()),
-        })
     }
 
     fn fill(&mut self, answer: Answer, out: &mut dyn Write, err: &mut dyn Write) -> Result<(), Broken> {
@@ -146,14 +144,17 @@ impl Tail<'_> {
         }
         match from {
             Some(from) => query.add("from", from.as_bytes()),
-            None => query.add("window", show_duration(self.options.window).as_bytes()),
+            None => {
+                query.add("window", show_duration(self.options.window).as_bytes());
+                query.add("beat", show_duration(BEAT).as_bytes());
+            }
         }
         query.into_string()
     }
 
     /// Where the gap begins: before the last record that was seen, or, as a span, when the first stream was opened.
     fn gap_start(&self, since_began: Duration) -> String {
-        match self.seen.last {
+        match self.seen.last() {
             Some(last) => self.seen.resume_from(last, self.options.window + MARGIN).to_string(),
             None => show_duration(since_began + MARGIN),
         }
@@ -170,6 +171,9 @@ impl Tail<'_> {
             self.shown.clear();
             for record in records(run) {
                 let Some(id) = record.id() else { continue };
+                if is_beat(id) {
+                    continue;
+                }
                 if id.stream() == StreamBits::NOTICE {
                     notice(err, record);
                 } else if self.seen.is_new(id) {
@@ -185,54 +189,23 @@ impl Tail<'_> {
     }
 }
 
+fn call(agent: &Agent, stores: &[String], target: &str) -> Result<Answer, Broken> {
+    client::call(agent, Method::Get, stores, target).map_err(|error| match error {
+        CallError::Refused { status: 400..=499, .. } => Broken::Refused(error),
+        _ if stores.is_empty() => Broken::Refused(error),
+        _ => Broken::Link(error.to_string()),
+    })
+}
+
 fn notice(err: &mut dyn Write, record: Stored<'_>) {
     let text = String::from_utf8_lossy(record.text());
     say(err, &text.chars().filter(|c| !c.is_control()).collect::<String>());
 }
 
-/// The ids seen last.
-#[derive(Default)]
-struct Seen {
-    ids: HashSet<Id>,
-    by_arrival: VecDeque<Id>,
-    /// The largest id ever seen.
-    last: Option<Id>,
-    /// The largest id that was forgotten.
-    forgotten: Option<Id>,
-    count: u64,
-}
-
-impl Seen {
-    /// Whether an id was not seen before, as far as is remembered; remembers it.
-    fn is_new(&mut self, id: Id) -> bool {
-        if !self.ids.insert(id) {
-            return false;
-        }
-        self.count += 1;
-        self.by_arrival.push_back(id);
-        self.last = self.last.max(Some(id));
-        if self.by_arrival.len() > REMEMBERED
-            && let Some(old) = self.by_arrival.pop_front()
-        {
-            self.ids.remove(&old);
-            self.forgotten = self.forgotten.max(Some(old));
-        }
-        true
-    }
-
-    /// The id from which a query gives nothing that was seen and is not remembered, at most `margin` before `last`.
-    fn resume_from(&self, last: Id, margin: Duration) -> Id {
-        let wanted = Id::first_of(last.millis().before(margin));
-        match self.forgotten {
-            Some(forgotten) => wanted.max(Id(forgotten.0.saturating_add(1))),
-            None => wanted,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::id::Id;
     use crate::record::stored::write;
     use crate::unit::{UnixMillis, UnixNanos};
     use crate::world::clock::VirtualClock;
@@ -287,7 +260,7 @@ mod tests {
         ];
         let (status, out, err, asked) = stream_against(answers);
         assert_eq!((status, out.as_str()), (FAILED, "1\n2\n3\n4\n5\n"), "{err}");
-        assert!(asked[0].starts_with("GET /store/stream?q=&window=0s "), "{asked:?}");
+        assert!(asked[0].starts_with("GET /store/stream?q=&window=0s&beat=5s "), "{asked:?}");
         assert!(asked[1].starts_with("GET /store/stream?"), "{asked:?}");
         let from = Id::first_of(UnixMillis(1_795_426_200_250 - 1_000));
         assert!(asked[2].starts_with(&format!("GET /store/query?q=&from={from} ")), "{asked:?}");
@@ -303,22 +276,14 @@ mod tests {
     }
 
     #[test]
-    fn notices_go_to_standard_error() {
+    fn notices_go_to_standard_error_and_beats_nowhere() {
         let mut body = block_of(&[1]);
+        let beat = Id::new(UnixNanos(1_795_426_200_250_000_000), StreamBits::NOTICE, u32::MAX);
+        write(&mut body, beat, b"oklog: all until here");
         let at = Id::new(UnixNanos(1_795_426_200_250_000_000), StreamBits::NOTICE, 0);
         write(&mut body, at, b"oklog: 5 records missed");
         let (_, out, err, _) = stream_against(vec![chunked(&body, true)]);
         assert_eq!(out, "1\n");
         assert!(err.starts_with("oklog: 5 records missed\n"), "{err}");
-    }
-
-    #[test]
-    fn a_gap_never_begins_before_an_id_that_was_forgotten() {
-        let mut seen = Seen::default();
-        assert!((0..REMEMBERED as u128 + 10).all(|n| seen.is_new(id(n))));
-        assert!(!seen.is_new(id(20)));
-        let last = seen.last.unwrap();
-        assert_eq!(seen.resume_from(last, MARGIN), id(10));
-        assert_eq!(Seen::default().resume_from(last, MARGIN), Id::first_of(UnixMillis(last.millis().0 - 1_000)));
     }
 }

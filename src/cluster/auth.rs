@@ -289,10 +289,15 @@ impl Refused {
         Refused::Replayed,
     ];
 
+    /// Whether it is nothing to tell an operator: what a node gets that was restarted, or is among its own peers.
+    pub fn is_ordinary(self) -> bool {
+        matches!(self, Refused::Misdirected | Refused::Mirrored)
+    }
+
     /// Its name as a metric's label.
     pub fn label(self) -> &'static str {
         match self {
-            Refused::NotOurs => "not ours",
+            Refused::NotOurs => "foreign",
             Refused::Version => "version",
             Refused::Cluster => "cluster",
             Refused::Keyed => "keyed",

@@ -87,11 +87,28 @@ pub enum State {
     Suspect,
     /// It did not answer for long. What records it holds are missed.
     Dead,
-    /// It said good-bye, and holds no records that nobody else has: a store never leaves so, but as [`State::Dead`]
-    /// is: its records are missed.
+    /// It said good-bye, and nothing waits in its ingest tier that no store has. Of a store that left, the records are
+    /// missed all the same.
     Left,
     /// An operator has said that it will not come back, nor its records be missed.
     Forgotten,
+}
+
+impl State {
+    /// Whether records of a store are missed while the node that keeps it is in this state.
+    pub fn misses_store(self) -> bool {
+        matches!(self, State::Dead | State::Left)
+    }
+
+    /// Whether records that wait in an ingest tier are missed while the node that keeps it is in this state.
+    pub fn misses_ingest(self) -> bool {
+        self == State::Dead
+    }
+
+    /// Whether any records of such a node are missed while it is in this state.
+    pub fn misses(self, meta: &Meta) -> bool {
+        (self.misses_store() && meta.store.is_some()) || (self.misses_ingest() && meta.ingest.is_some())
+    }
 }
 
 /// A claim about one node.

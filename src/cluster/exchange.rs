@@ -4,14 +4,14 @@
 //! send each other the claims in those, in datagrams each of which is whole. Between equal tables an exchange costs two
 //! datagrams, whatever their size. A node that has just joined has almost nothing, so it gets everything.
 //!
-//! In the hashes are those who live and those whose records are missed. Of others, that left or were forgotten, not all need
-//! to know.
+//! In the hashes are those who live and those whose records are missed. Of others, that left with nothing or were
+//! forgotten, not all need to know.
 
 use crate::cluster::auth::Seal;
 use crate::cluster::machine::{Event, Machine, Out, part, tell};
 use crate::cluster::members::Member;
 use crate::cluster::wire::{self, CLAIM_MAX, Head, PACKET};
-use crate::cluster::{DataId, Meta, NodeId, State};
+use crate::cluster::{DataId, Meta, NodeId};
 use crate::unit::Monotonic;
 use crate::world::entropy::Dice;
 use std::collections::VecDeque;
@@ -225,7 +225,7 @@ impl Machine {
         }
         self.survey_at = now + self.timing.rejoin;
         let old = |member: &Member| now.since(member.since) >= self.timing.tombstone;
-        let is_over = |member: &Member| old(member) && (member.replaced || member.state != State::Dead);
+        let is_over = |member: &Member| old(member) && (member.replaced || !member.state.misses(&member.meta));
         let over: Vec<NodeId> =
             self.members.gone().filter(|member| is_over(member)).map(|member| member.node).collect();
         for node in over {
@@ -253,7 +253,7 @@ impl Machine {
             })
         };
         let is_replaced = |member: &Member| {
-            member.state == State::Dead && is_served(member.meta.store) && is_served(member.meta.ingest)
+            member.state.misses(&member.meta) && is_served(member.meta.store) && is_served(member.meta.ingest)
         };
         let gone: Vec<(NodeId, bool)> = self.members.gone().map(|member| (member.node, is_replaced(member))).collect();
         for (node, replaced) in gone {

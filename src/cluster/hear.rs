@@ -120,6 +120,10 @@ impl Machine {
         let second_hand = second_hand && member.is_live();
         let state = if second_hand { State::Suspect } else { word.state };
         if (word.incarnation, state) < (member.incarnation, member.state) {
+            if via == Via::Exchange && member.state == State::Forgotten {
+                // The sender was away when it was forgotten, and would miss its records for ever.
+                self.news.add(word.node, false);
+            }
             return;
         }
         if state == State::Suspect {
@@ -168,7 +172,7 @@ impl Machine {
             return self.meet_double(word.state, &meta);
         }
         // A tombstone is kept by those who saw the burial; if it were handed on it would never be taken away.
-        let missed = word.state == State::Dead && (meta.store.is_some() || meta.ingest.is_some());
+        let missed = word.state.misses(&meta);
         if !is_live(word.state) && !missed {
             return;
         }

@@ -297,14 +297,13 @@ impl Machine {
         self.tick_join(now, out);
     }
 
-    /// Says good-bye; `drained` if no record is here alone. A store, or an ingester that has not handed over everything,
-    /// says that it is dead, for its records are missed.
+    /// Says good-bye; `drained` if nothing waits in its ingest tier that no store has. Otherwise it says that it is dead, for
+    /// those records are missed.
     pub fn leave(&mut self, now: Monotonic, drained: bool, out: &mut Out) {
         if self.leaving.is_some() {
             return;
         }
-        let missed = self.me.meta.kind.stores() || !drained;
-        self.me.state = if missed { State::Dead } else { State::Left };
+        self.me.state = if drained { State::Left } else { State::Dead };
         self.probe = None;
         self.favours.clear();
         self.joining = None;

@@ -44,7 +44,7 @@ impl Member {
 
     /// Whether its records are missed.
     pub fn is_missed(&self) -> bool {
-        self.state == State::Dead && !self.replaced && (self.meta.store.is_some() || self.meta.ingest.is_some())
+        !self.replaced && self.state.misses(&self.meta)
     }
 }
 

@@ -57,7 +57,8 @@ pub struct View {
     /// All others that are alive or suspected, by name: they are to be worked with.
     pub others: Vec<Peer>,
     /// Nodes that do not answer and whose records are missed, by name: stores that are not forgotten, unless another
-    /// process serves their directory; and ingesters that had not handed over everything, likewise.
+    /// process serves their directory; and ingesters that had not handed over everything, likewise. Of a node of both tiers
+    /// in the state [`State::Left`] only the store is missed.
     pub silent: Vec<Peer>,
 }
 
@@ -83,6 +84,11 @@ pub trait Cluster: Send + Sync {
     /// the id of its directory or a beginning of that. Gives who it was.
     fn forget(&self, name: &str) -> Result<Peer, ForgetError> {
         forget::choose(&self.view(), name).cloned()
+    }
+
+    /// The stores that were forgotten so, as long as that is remembered: nobody is to miss them.
+    fn forgotten(&self) -> Vec<DataId> {
+        Vec::new()
     }
 }
 

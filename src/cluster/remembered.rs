@@ -10,6 +10,7 @@
 //! Bounds: [`MAX_LINES`] nodes, [`LONGEST`] bytes; what is beyond is not read.
 
 use super::claim::{Claim, DataId, Meta, NodeId, PeerKind, State};
+use super::members::MEMBERS_MAX;
 use crate::unit::Bytes;
 use crate::world::fs::{FileSystem, read_full_at};
 use std::collections::BTreeMap;
@@ -23,8 +24,8 @@ const NAME: &str = "members";
 const NEXT: &str = "members.new";
 const FIRST_WORDS: &str = "oklog members 1 start=";
 
-/// The most nodes that are remembered: as many as a cluster may have members.
-pub const MAX_LINES: usize = 10_000;
+/// The most nodes that are remembered: all that a table may hold, and this one.
+pub const MAX_LINES: usize = MEMBERS_MAX + 1;
 
 /// The longest file that is read whole, in bytes. A line of ours has less than 400.
 pub const LONGEST: u64 = 8 << 20;
@@ -63,8 +64,9 @@ impl Remembered {
             let length = read_full_at(&*file, &mut content, Bytes(0))?;
             content.truncate(length);
             let (remembered, damaged) = Remembered::parse(&String::from_utf8_lossy(&content));
-            for line in damaged {
-                log::warn!("line {line} of {} cannot be read: it is skipped", path.display());
+            if let Some(first) = damaged.first() {
+                let (count, path) = (damaged.len(), path.display());
+                log::warn!("{count} lines of {path} cannot be read, the first is line {first}: they are skipped");
             }
             return Ok(remembered);
         }

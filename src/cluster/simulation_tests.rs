@@ -252,7 +252,7 @@ fn nobody_forgets_a_node_that_lives() {
 }
 
 #[test]
-fn who_says_good_bye_has_left_and_a_store_is_missed() {
+fn who_says_good_bye_has_left_and_who_has_not_drained_is_dead() {
     let mut world = world(4, 4, 0);
     let drained = Meta { kind: PeerKind::Ingest, store: None, ..Simulation::meta(20, 9_000_000) };
     let hasty = Meta { kind: PeerKind::Ingest, store: None, ..Simulation::meta(21, 9_000_000) };
@@ -269,7 +269,7 @@ fn who_says_good_bye_has_left_and_a_store_is_missed() {
     assert_eq!(world.running().count(), 3);
     assert_eq!(world.believers(first, Some(State::Left)), 3);
     assert_eq!(world.believers(second, Some(State::Dead)), 3);
-    assert_eq!(world.believers(store, Some(State::Dead)), 3);
+    assert_eq!(world.believers(store, Some(State::Left)), 3);
 }
 
 #[test]

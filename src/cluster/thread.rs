@@ -14,7 +14,7 @@ use super::machine::{Config, Event, Machine, Out};
 use super::remembered::Remembered;
 use super::timing::Timing;
 use super::view::{News, Table, differing_replicas, news, view_of};
-use super::{Cluster, ForgetError, Load, Meta, NodeId, Peer, State, View};
+use super::{Cluster, DataId, ForgetError, Load, Meta, NodeId, Peer, State, View};
 use crate::ops::metrics::{self as m, Counter, Metrics};
 use crate::unit::Monotonic;
 use crate::world::clock::Clock;
@@ -43,11 +43,8 @@ const LONGEST_DATAGRAM: usize = 65_535;
 /// How many addresses of one name are called.
 const MAX_ADDRESSES: usize = 64;
 
-/// From one look at what is to be written to the next.
-const SAVE_EVERY: Duration = Duration::from_secs(1);
-
-/// How many of those pass from one saying of the load to the next.
-const LOAD_EVERY: u32 = 5;
+/// From one look at what there is to write and to do to the next.
+const KEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// How long the log is silent about one reason for refusing datagrams after it was told.
 const TELL_AGAIN: Duration = Duration::from_secs(600);
@@ -74,7 +71,7 @@ pub struct Setup {
     pub keys: Keys,
     /// Whom to call until one answers, and now and then after that.
     pub peers: Vec<Named>,
-    /// What there is to do and to keep, asked every few seconds. Cheap.
+    /// What there is to do and to keep, asked every second. Cheap.
     pub load: Box<dyn Fn() -> Load + Send + Sync>,
     /// Where the table is kept; the directory is there already.
     pub dir: PathBuf,
@@ -101,6 +98,8 @@ pub struct Node {
     /// Told when the names of peers are to be looked up.
     wanted: Condvar,
     view: Mutex<Arc<View>>,
+    /// Locked while it writes, which only threads wait for that have something to be written.
+    keeper: Mutex<Keeper>,
     socket: UdpSocket,
     fs: Arc<dyn FileSystem>,
     clock: Arc<dyn Clock>,
@@ -114,6 +113,8 @@ pub struct Node {
 struct Core {
     machine: Machine,
     table: Table,
+    /// Raised when the claims in the table are others than before.
+    version: u64,
     /// The different R that were told of last.
     replicas: Option<Vec<u8>>,
     wants_peers: bool,
@@ -124,12 +125,20 @@ impl Cluster for Node {
         lock(&self.view).clone()
     }
 
+    fn forgotten(&self) -> Vec<DataId> {
+        let core = lock(&self.core);
+        let gone = core.table.iter().filter(|(claim, _)| claim.state == State::Forgotten);
+        gone.filter_map(|(claim, _)| claim.meta.store).collect()
+    }
+
     fn forget(&self, name: &str) -> Result<Peer, ForgetError> {
         let chosen = forget::choose(&self.view(), name)?.clone();
         let mut out = Out::default();
         lock(&self.core).machine.forget(self.clock.now(), chosen.node, &mut out);
         out.events.push(Event::Changed);
         self.perform(out);
+        // On disk before the operator is told, so that it holds even if all nodes stop now.
+        lock(&self.keeper).save(self);
         Ok(chosen)
     }
 }
@@ -156,10 +165,10 @@ impl Node {
         }
         let (sent, received) =
             (metrics.counter(m::CLUSTER_BYTES, &["egress"]), metrics.counter(m::CLUSTER_BYTES, &["ingress"]));
-        let core = Core { machine, table, replicas: None, wants_peers: false };
+        let core = Core { machine, table, version: 1, replicas: None, wants_peers: false };
         let (view, core) = (Mutex::new(Arc::new(view)), Mutex::new(core));
-        let (changed, wanted) = (Condvar::new(), Condvar::new());
-        let node = Node { me, core, changed, wanted, view, socket, fs, clock, dir, stop, sent, received };
+        let (changed, wanted, keeper) = (Condvar::new(), Condvar::new(), Mutex::default());
+        let node = Node { me, core, changed, wanted, view, keeper, socket, fs, clock, dir, stop, sent, received };
         let node = Arc::new(node);
         let strangers = Strangers::new(refusals, metrics);
         node.start_threads(&crew, strangers, setup.peers, setup.load)?;
@@ -174,10 +183,9 @@ impl Node {
         load: Box<dyn Fn() -> Load + Send + Sync>,
     ) -> io::Result<()> {
         // Before the first datagram goes out the start number is on disk, so that no later start has a lower one.
-        let mut keeper = Keeper::default();
-        keeper.save(self);
+        lock(&self.keeper).save(self);
         let node = self.clone();
-        crew.start("members", SMALL_STACK, move || keeper.run(&node, &*load))?;
+        crew.start("members", SMALL_STACK, move || node.keep(&*load))?;
         if !peers.is_empty() {
             let node = self.clone();
             // The system's resolver is code we do not bound.
@@ -185,6 +193,11 @@ impl Node {
         }
         let node = self.clone();
         crew.start("gossip", LARGE_STACK, move || node.gossip(&mut strangers))
+    }
+
+    /// Whether another member was heard since the start.
+    pub fn is_joined(&self) -> bool {
+        lock(&self.core).machine.is_joined()
     }
 
     /// Waits until another member was heard, at most for `span`. Gives whether one was.
@@ -291,6 +304,8 @@ impl Node {
         let mut core = lock(&self.core);
         let table: Table = core.machine.claims().collect();
         let before = std::mem::replace(&mut core.table, table);
+        let is_same = before.iter().map(|(claim, _)| claim).eq(core.table.iter().map(|(claim, _)| claim));
+        core.version += u64::from(!is_same);
         let after = Arc::new(view_of(&self.me, &core.table));
         // Swapped within the lock, or an older view might follow a newer one.
         let old = std::mem::replace(&mut *lock(&self.view), after.clone());
@@ -311,13 +326,28 @@ impl Node {
         }
     }
 
+    /// Writes the table when it has changed, and says what load there is, until the stop and once after it.
+    fn keep(&self, load: &dyn Fn() -> Load) {
+        loop {
+            let load = load();
+            lock(&self.core).machine.set_load(load);
+            // What others said of theirs changes no claim, so nothing else brings it into the view.
+            self.refresh();
+            let stopped = self.stop.wait(KEEP_EVERY);
+            lock(&self.keeper).save(self);
+            if stopped {
+                return;
+            }
+        }
+    }
+
     /// Looks up the peers that were named whenever the machine wants to call them.
     fn call_peers(&self, peers: &[Named]) {
         let mut known: Vec<Option<Result<(), String>>> = vec![None; peers.len()];
         while !self.stop.is_raised() {
             let mut core = lock(&self.core);
             if !core.wants_peers {
-                core = wait_for(&self.wanted, core, LONGEST_WAIT);
+                core = wait_for(&self.wanted, core, KEEP_EVERY);
             }
             if !std::mem::take(&mut core.wants_peers) {
                 continue;
@@ -351,11 +381,10 @@ fn tell(peer: &Peer, what: News) {
     match what {
         News::Joined => log::info!("{name} is a member now, as {kind}"),
         News::Returned => log::info!("{name} is back, as {kind}: its records are there again"),
-        News::Silent => log::warn!(
-            "{} does not answer: its records are missed until it is back or forgotten",
-            forget::described(peer)
-        ),
-        News::Gone => log::info!("{name} ({kind}) does not answer, and nothing is missed by that"),
+        News::Silent => {
+            log::warn!("{} is gone: its records are missed until it is back or forgotten", forget::described(peer))
+        }
+        News::Gone => log::info!("{name} ({kind}) is gone, and nothing is missed by that"),
         News::Left => log::info!("{name} ({kind}) has left, and nothing is missed by that"),
         News::Forgotten => log::warn!("{} is forgotten: its records are not missed any more", forget::described(peer)),
     }
@@ -364,41 +393,34 @@ fn tell(peer: &Peer, what: News) {
 /// Keeps the table on disk.
 #[derive(Default)]
 struct Keeper {
+    /// The version that was looked at last; 0 if none was.
+    version: u64,
+    /// What was written last.
     saved: Option<String>,
     failure: Option<String>,
 }
 
 impl Keeper {
-    fn run(&mut self, node: &Node, load: &dyn Fn() -> Load) {
-        let mut round = 0u32;
-        loop {
-            if round.is_multiple_of(LOAD_EVERY) {
-                let load = load();
-                lock(&node.core).machine.set_load(load);
-                node.refresh();
-            }
-            round = round.wrapping_add(1);
-            let stopped = node.stop.wait(SAVE_EVERY);
-            self.save(node);
-            if stopped {
-                return;
-            }
-        }
-    }
-
     /// Writes the table if it differs from what was written last. What fails is tried again the next time.
     fn save(&mut self, node: &Node) {
         if !node.fs.keeps() {
             return;
         }
-        let claims = lock(&node.core).table.iter().map(|(claim, _)| claim.clone()).collect();
+        let core = lock(&node.core);
+        let version = core.version;
+        if self.version == version {
+            return;
+        }
+        let claims = core.table.iter().map(|(claim, _)| claim.clone()).collect();
+        drop(core);
         let remembered = Remembered { start: node.me.meta.start, claims };
         let text = remembered.text();
         if self.saved.as_ref() == Some(&text) {
+            self.version = version;
             return;
         }
         match remembered.save(&*node.fs, &node.dir) {
-            Ok(()) => (self.saved, self.failure) = (Some(text), None),
+            Ok(()) => (self.version, self.saved, self.failure) = (version, Some(text), None),
             Err(error) => {
                 let failure = error.to_string();
                 if self.failure.as_ref() != Some(&failure) {
@@ -432,7 +454,9 @@ impl Strangers {
             }
             *seen = count;
             self.metrics.counter(m::CLUSTER_REFUSED, &[why.label()]).add(new);
-            if told.is_none_or(|told| now.since(told) >= TELL_AGAIN) {
+            if why.is_ordinary() {
+                log::debug!("a datagram from {from} is refused: {why}");
+            } else if told.is_none_or(|told| now.since(told) >= TELL_AGAIN) {
                 *told = Some(now);
                 log::warn!("a datagram from {from} is refused: {why}; more of the kind are only counted for a while");
             }

@@ -3,6 +3,7 @@ use crate::cluster::{DataId, PeerKind};
 use crate::world::clock::SystemClock;
 use crate::world::fs::memory::MemoryFs;
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Longer than anything here takes on a busy machine; nothing waits for it that goes well.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -60,9 +61,14 @@ fn start(id: u128, store: u128, key: &str, peers: &[SocketAddr], fs: &Arc<Memory
         start: 0,
     };
     fs.create_dir_all(Path::new("/data")).unwrap();
+    // A name that nobody knows at first.
     let named = |peer: &SocketAddr| {
-        let peer = *peer;
-        Named { name: peer.to_string(), resolve: Box::new(move || Ok(vec![peer])) }
+        let (peer, tries) = (*peer, AtomicU32::new(0));
+        let resolve = move || match tries.fetch_add(1, Ordering::Relaxed) {
+            0 | 1 => Err(io::Error::other("no such name")),
+            _ => Ok(vec![at, peer]),
+        };
+        Named { name: peer.to_string(), resolve: Box::new(resolve) }
     };
     let node = Node::start(Setup {
         socket,
@@ -132,6 +138,7 @@ fn a_store_that_leaves_is_silent_until_its_directory_is_served_again_or_it_is_fo
     let again = start(3, 12, "", &[a.at], &disk_of_b);
     a.sees(&[3], &[]);
     again.sees(&[1], &[]);
+    a.waits_for("what it says of its load", |view| view.others[0].load == Some(Load { waiting: 0, stored: 3 }));
     let alive = a.node.forget(&again.node.view().me.name());
     assert!(matches!(alive, Err(ForgetError::Alive { .. })), "{alive:?}");
     assert!(matches!(a.node.forget(&name), Err(ForgetError::NotFound { .. })), "its directory is served again");
@@ -139,6 +146,8 @@ fn a_store_that_leaves_is_silent_until_its_directory_is_served_again_or_it_is_fo
     a.sees(&[], &[3]);
     assert_eq!(a.node.forget(&format!("{:032x}", 12)).map(|peer| peer.node), Ok(NodeId(3)));
     a.sees(&[], &[]);
+    let written = Remembered::load(&*a.node.fs, &a.node.dir).unwrap();
+    assert!(written.claims.iter().any(|claim| claim.node == NodeId(3) && claim.state == State::Forgotten));
 }
 
 #[test]
@@ -149,6 +158,8 @@ fn a_node_with_another_key_or_none_learns_nothing_and_changes_nothing() {
     for (id, key, why) in [(3, "the key of another cluster", Refused::Signature), (4, "", Refused::Unkeyed)] {
         let stranger = start(id, 13, key, &[a.at, b.at], &disk());
         a.waits_for("its calls to come and be refused", |_| a.refused(why) >= 2);
+        stranger.node.socket.send_to(b"GET / HTTP/1.0\r\n\r\n", a.at).unwrap();
+        a.waits_for("what is none of ours to be refused", |_| a.refused(Refused::NotOurs) > 0);
         assert_eq!((stranger.node.view().members().count(), stranger.node.received.get()), (1, 0), "it got an answer");
         a.sees(&[2], &[]);
     }

@@ -49,7 +49,11 @@ pub fn view_of(me: &Peer, table: &Table) -> View {
     }
     let missed = |claim: &Claim| {
         let has_the_word = |data: Data| newest.get(&data).is_some_and(|(_, _, node)| *node == claim.node);
-        claim.state == State::Dead && data_of(claim).any(has_the_word)
+        let is_missed = |data: &Data| match data {
+            Data::Store(_) => claim.state.misses_store(),
+            Data::Ingest(_) | Data::Unnamed(_) => claim.state.misses_ingest(),
+        };
+        data_of(claim).filter(is_missed).any(has_the_word)
     };
     let is_me = |claim: &Claim| claim.node == me.node;
     let listed = |wanted: &dyn Fn(&Claim) -> bool| {
@@ -103,6 +107,7 @@ pub fn news(before: (&Table, &View), after: (&Table, &View)) -> Vec<(Peer, News)
             _ if is_known_so => continue,
             State::Dead if missed_after.contains(&claim.node) => News::Silent,
             State::Dead => News::Gone,
+            State::Left if missed_after.contains(&claim.node) => News::Silent,
             State::Left => News::Left,
             State::Forgotten => News::Forgotten,
         };
@@ -153,10 +158,11 @@ pub(crate) mod tests {
     use State::{Alive, Dead, Forgotten, Left, Suspect};
 
     #[test]
-    fn the_dead_are_silent_and_those_that_left_or_are_forgotten_are_not() {
-        let of = |state| silent(&[claim(2, 12, 0, 1, state), claim(3, 0, 13, 1, state)]);
-        assert_eq!(of(Dead), [2, 3]);
-        for state in [Alive, Suspect, Left, Forgotten] {
+    fn the_dead_are_silent_and_so_are_stores_that_left_but_not_ingesters_that_did_nor_the_forgotten() {
+        let of = |state| silent(&[claim(2, 12, 0, 1, state), claim(3, 0, 13, 1, state), claim(4, 14, 24, 1, state)]);
+        assert_eq!(of(Dead), [2, 3, 4]);
+        assert_eq!(of(Left), [2, 4]);
+        for state in [Alive, Suspect, Forgotten] {
             assert_eq!(of(state), Vec::<u128>::new(), "{state:?}");
         }
     }

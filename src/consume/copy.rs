@@ -4,25 +4,24 @@
 //! receipts. A body that could not be merged to its end breaks off, so no store keeps it.
 //!
 //! Memory: for each input that is open at most two blocks (512 KiB), so 32 MiB for [`super::machine::MOST_PIECES`]; and
-//! [`IN_FLIGHT`] + 2 runs of `buffer` bytes (plus a block each) where there is more than one store.
+//! [`IN_FLIGHT`](super::courier::IN_FLIGHT) + 2 runs of `buffer` bytes (plus a block each). How long it may take:
+//! [`super::courier`].
 
+use super::courier::{Body, Couriers, Outcome, Terms};
 use super::links::{IngestLink, LinkError, Reading, StoreLink};
 use super::machine::{Answer, Event, Fault, Peer, Piece};
 use crate::merge::k_way::{Merge, MergeError, Source};
 use crate::record::id::Id;
-use crate::record::stored::Checker;
+use crate::record::stored::{Checker, Digest};
 use crate::segment::reader::BlockReader;
-use crate::store::replicate::Receipt;
 use crate::unit::{Bytes, Monotonic};
-use crate::world::clock::Clock;
-use crate::world::crew::both;
-use crossbeam::channel::{Receiver, SendTimeoutError, Sender, bounded};
 use std::io::{self, Read};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How many runs may wait for a store that is slower than the others. At that the others wait too: R copies are needed.
-pub const IN_FLIGHT: usize = 2;
+/// An ingester hangs up on a reader that does not listen for 30 s (the gate's time limit for writing). What breaks off before
+/// this was not for that reason.
+const NOT_LISTENED: Duration = Duration::from_secs(25);
 
 /// A segment of the batch, and where to get it.
 pub struct Input {
@@ -34,10 +33,14 @@ pub struct Input {
 
 /// What copying needs besides the batch.
 pub struct Tools<'a> {
-    /// The clock renewals go by.
-    pub clock: &'a dyn Clock,
+    /// Who serves the stores.
+    pub couriers: &'a Couriers,
+    /// How long they may take.
+    pub terms: Terms<'a>,
     /// How often the segments are renewed meanwhile.
     pub renew_every: Duration,
+    /// Renews them. Must not block.
+    pub renew: &'a dyn Fn(),
     /// How much is merged at a time.
     pub buffer: usize,
 }
@@ -45,35 +48,34 @@ pub struct Tools<'a> {
 /// Merges the inputs and sends the result to all stores.
 pub fn copy(inputs: &[Input], stores: &[(Peer, Arc<dyn StoreLink>)], tools: &Tools<'_>) -> Event {
     let mut body = MergedBody::new(inputs, tools);
-    let answers = match stores {
-        [(_, store)] => vec![store.replicate(&mut body)],
-        several => fan_out(&mut body, several),
-    };
-    if let Some((piece, fault)) = body.spoilt {
-        return Event::Spoilt { piece, fault };
+    let (outcomes, _) = tools.couriers.send(&mut body, stores, &tools.terms);
+    let sent = body.checker.digest().filter(|_| body.ended);
+    let answers = stores.iter().zip(outcomes);
+    let answers: Vec<_> = answers.map(|((peer, _), outcome)| (peer.clone(), answer(peer, outcome, sent))).collect();
+    match (body.spoilt, sent) {
+        (Some((piece, fault)), _) => Event::Spoilt { piece, fault },
+        (None, Some(sent)) => Event::Copied { sent, answers },
+        (None, None) => Event::NotCopied { answers },
     }
-    let Some(sent) = body.checker.digest().filter(|_| body.ended) else {
-        answers.into_iter().for_each(|answer| complain(answer.err()));
-        return Event::NotCopied;
-    };
-    let answers = stores.iter().zip(answers).map(|((peer, _), answer)| match answer {
-        Ok(receipt) => {
-            if receipt.digest != sent {
-                log::error!("{peer} answers that it has {:?}, but it was sent {sent:?}", receipt.digest);
-            }
-            (peer.clone(), Answer::Has(receipt))
-        }
-        Err(e) => {
-            complain(Some(e));
-            (peer.clone(), Answer::HasNot)
-        }
-    });
-    Event::Copied { sent, answers: answers.collect() }
 }
 
-fn complain(error: Option<LinkError>) {
-    if let Some(e) = error {
-        log::warn!("{e}");
+fn answer(peer: &Peer, outcome: Outcome, sent: Option<Digest>) -> Answer {
+    match outcome {
+        Outcome::Answered(Ok(receipt)) => {
+            if sent.is_some_and(|sent| receipt.digest != sent) {
+                log::error!("{peer} answers that it has {:?}, but it was sent {sent:?}", receipt.digest);
+            }
+            Answer::Has(receipt)
+        }
+        Outcome::Answered(Err(e)) => {
+            log::warn!("{e}");
+            if matches!(e, LinkError::Full { .. }) { Answer::Full } else { Answer::HasNot }
+        }
+        Outcome::TooSlow(why) => {
+            log::warn!("replicating to {peer}: {why}");
+            Answer::HasNot
+        }
+        Outcome::CutShort => Answer::CutShort,
     }
 }
 
@@ -82,16 +84,19 @@ struct MergedBody<'a> {
     merge: Merge<PieceSource<'a>>,
     inputs: &'a [Input],
     tools: &'a Tools<'a>,
+    /// The run that is read from, where the body is read and not taken run by run.
     run: Vec<u8>,
     at: usize,
     checker: Checker,
     ended: bool,
     spoilt: Option<(Piece, Fault)>,
+    begun: Monotonic,
     renewed: Monotonic,
 }
 
 impl<'a> MergedBody<'a> {
     fn new(inputs: &'a [Input], tools: &'a Tools<'a>) -> MergedBody<'a> {
+        let begun = tools.terms.clock.now();
         let merge = Merge::new(inputs.iter().map(PieceSource::new).collect());
         MergedBody {
             merge,
@@ -102,139 +107,72 @@ impl<'a> MergedBody<'a> {
             checker: Checker::default(),
             ended: false,
             spoilt: None,
-            renewed: tools.clock.now(),
+            begun,
+            renewed: begun,
         }
-    }
-
-    /// Replaces `self.run` by the next merged records; false at the end.
-    fn next_run(&mut self) -> io::Result<bool> {
-        if self.spoilt.is_some() {
-            return Err(io::Error::other("the merge has failed"));
-        }
-        self.renew_if_due();
-        self.run.clear();
-        self.at = 0;
-        match self.merge.next_run(&mut self.run, self.tools.buffer) {
-            Ok(true) => {}
-            Ok(false) => {
-                self.ended = true;
-                return Ok(false);
-            }
-            Err(e) => return Err(self.spoil(e)),
-        }
-        // The merge has looked at every id; this holds the merge itself to it, and counts.
-        self.checker.take(&self.run).map_err(io::Error::other)?;
-        Ok(true)
     }
 
     fn spoil(&mut self, error: MergeError) -> io::Error {
         if let Some(input) = self.inputs.get(error.index()) {
             log::warn!("segment {} of {}: {error}", input.piece.offer.id, input.piece.from);
-            self.spoilt = Some((input.piece.clone(), fault_of(&error)));
+            let fault = fault_of(&error).unwrap_or_else(|| self.why_it_broke_off(input));
+            self.spoilt = Some((input.piece.clone(), fault));
         }
         io::Error::other(error.to_string())
     }
 
-    fn renew_if_due(&mut self) {
-        let now = self.tools.clock.now();
-        if now.since(self.renewed) < self.tools.renew_every {
-            return;
+    /// A body ends too early where the ingester cannot read its disk, but also where it was killed, or where it hung up
+    /// because stores were slow and so it was not listened to for long. Only the first is the segment's fault.
+    fn why_it_broke_off(&self, input: &Input) -> Fault {
+        if self.tools.terms.clock.now().since(self.begun) >= NOT_LISTENED {
+            return Fault::Interrupted;
         }
-        for Input { piece, link } in self.inputs {
-            if let Some(Err(e)) = link.as_ref().map(|link| link.renew(piece.offer.id)) {
-                // Too late at worst: then it is copied twice, and a second copy is never wrong.
-                log::warn!("{e}");
+        match input.link.as_ref().map(|link| link.renew(input.piece.offer.id)) {
+            Some(Ok(())) => Fault::Unreadable,
+            Some(Err(LinkError::Broken { .. })) | None => Fault::Unreachable,
+            // It was started again, and offers the segment again.
+            Some(Err(_)) => Fault::Gone,
+        }
+    }
+}
+
+impl Body for MergedBody<'_> {
+    fn next_run(&mut self) -> io::Result<Option<Vec<u8>>> {
+        if self.spoilt.is_some() {
+            return Err(io::Error::other("the merge has failed"));
+        }
+        self.tend();
+        let mut run = Vec::new();
+        match self.merge.next_run(&mut run, self.tools.buffer) {
+            Ok(true) => {}
+            Ok(false) => {
+                self.ended = true;
+                return Ok(None);
             }
+            Err(e) => return Err(self.spoil(e)),
         }
-        self.renewed = self.tools.clock.now();
+        // The merge has looked at every id; this holds the merge itself to it, and counts.
+        self.checker.take(&run).map_err(io::Error::other)?;
+        Ok(Some(run))
+    }
+
+    fn tend(&mut self) {
+        let now = self.tools.terms.clock.now();
+        if now.since(self.renewed) >= self.tools.renew_every {
+            self.renewed = now;
+            (self.tools.renew)();
+        }
     }
 }
 
 impl Read for MergedBody<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.at == self.run.len() {
-            if self.ended || !self.next_run()? {
-                return Ok(0);
-            }
+        while self.at == self.run.len() && !self.ended {
+            self.run = self.next_run()?.unwrap_or_default();
+            self.at = 0;
         }
         let n = buffer.len().min(self.run.len() - self.at);
         buffer[..n].copy_from_slice(&self.run[self.at..self.at + n]);
-        self.at += n;
-        Ok(n)
-    }
-}
-
-/// Sends one body to several stores, each in a thread of its own. Gives their answers in the same order.
-fn fan_out(body: &mut MergedBody<'_>, stores: &[(Peer, Arc<dyn StoreLink>)]) -> Vec<Result<Receipt, LinkError>> {
-    let (senders, receivers): (Vec<_>, Vec<_>) = stores.iter().map(|_| bounded(IN_FLIGHT)).unzip();
-    let work: Vec<_> = stores.iter().map(|(_, store)| &**store).zip(receivers).collect();
-    both(|| pump(body, senders), || send_all(work)).1
-}
-
-/// One after the other is started beside those before it: a thread for each store but the last.
-fn send_all(mut work: Vec<(&dyn StoreLink, Receiver<Part>)>) -> Vec<Result<Receipt, LinkError>> {
-    let Some((store, parts)) = work.pop() else { return Vec::new() };
-    let send = move || store.replicate(&mut PartsBody { parts, part: Arc::default(), at: 0, ended: false });
-    if work.is_empty() {
-        return vec![send()];
-    }
-    let (mut answers, last) = both(|| send_all(work), send);
-    answers.push(last);
-    answers
-}
-
-/// A part of a body: empty at its end, and only there. Senders that are gone without it mean that it broke off.
-type Part = Arc<Vec<u8>>;
-
-/// Merges and hands every part to every store that still takes them, until none does.
-fn pump(body: &mut MergedBody<'_>, mut senders: Vec<Sender<Part>>) {
-    loop {
-        let part = match body.next_run() {
-            Ok(true) => Arc::new(std::mem::take(&mut body.run)),
-            Ok(false) => Part::default(),
-            // The senders go without an end.
-            Err(_) => return,
-        };
-        senders.retain(|sender| hand_over(body, sender, &part));
-        if part.is_empty() || senders.is_empty() {
-            return;
-        }
-    }
-}
-
-/// Waits until the store takes the part, renewing meanwhile. False if it takes none any more.
-fn hand_over(body: &mut MergedBody<'_>, sender: &Sender<Part>, part: &Part) -> bool {
-    let mut part = part.clone();
-    loop {
-        match sender.send_timeout(part, body.tools.renew_every) {
-            Ok(()) => return true,
-            Err(SendTimeoutError::Disconnected(_)) => return false,
-            Err(SendTimeoutError::Timeout(again)) => {
-                body.renew_if_due();
-                part = again;
-            }
-        }
-    }
-}
-
-/// The parts as a body.
-struct PartsBody {
-    parts: Receiver<Part>,
-    part: Part,
-    at: usize,
-    ended: bool,
-}
-
-impl Read for PartsBody {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.at == self.part.len() && !self.ended {
-            let broke_off = |_| io::Error::new(io::ErrorKind::UnexpectedEof, "the merge has failed");
-            self.part = self.parts.recv().map_err(broke_off)?;
-            self.at = 0;
-            self.ended = self.part.is_empty();
-        }
-        let n = buffer.len().min(self.part.len() - self.at);
-        buffer[..n].copy_from_slice(&self.part[self.at..self.at + n]);
         self.at += n;
         Ok(n)
     }
@@ -290,13 +228,14 @@ fn fault(fault: Fault, why: String) -> io::Error {
     io::Error::other(Faulty(fault, why))
 }
 
-fn fault_of(error: &MergeError) -> Fault {
+/// What is wrong, if the error says it: `None` where the bytes broke off.
+fn fault_of(error: &MergeError) -> Option<Fault> {
     match error {
         MergeError::Read { source, .. } => {
             let faulty = source.get_ref().and_then(|inner| inner.downcast_ref::<Faulty>());
-            faulty.map_or(Fault::Unreadable, |faulty| faulty.0)
+            faulty.map(|faulty| faulty.0)
         }
-        MergeError::NotStored { .. } | MergeError::BelowBound { .. } => Fault::Unreadable,
+        MergeError::NotStored { .. } | MergeError::BelowBound { .. } => Some(Fault::Unreadable),
     }
 }
 

@@ -1,9 +1,11 @@
 //! A consumer at work: a fake ingester, real stores in memory.
 
-use super::links::{Fixed, HttpPeer, IngestLink, LinkError, Offer, Reading, StoreLink};
+use super::courier::Patience;
+use super::links::{Agents, Fixed, HttpPeer, IngestLink, LinkError, Offer, Reading, StoreLink};
 use super::machine::Settings;
 use super::thread::{Carrier, run};
-use crate::http::client::{Patience, agent};
+use crate::cluster::DataId;
+use crate::http::client::{Callee, Caller};
 use crate::http::{Access, HttpServer, Lane, Limits, Reply, Request, Route, path};
 use crate::ops::metrics::{self, Metrics};
 use crate::record::id::Id;
@@ -34,9 +36,14 @@ struct State {
     flushed: BTreeMap<Id, Vec<u8>>,
     pending: BTreeMap<Id, Vec<u8>>,
     committed: usize,
+    /// The stores that the last commit has named.
+    named: Vec<DataId>,
     aside: Vec<Id>,
     /// Reads of these give a byte that is not what it was.
     rotten: Vec<Id>,
+    /// So many reads break off, as if the ingester was killed; it is started again before it is asked anything else.
+    killed: usize,
+    restarted: bool,
 }
 
 impl Fake {
@@ -72,25 +79,34 @@ impl IngestLink for Fake {
     }
 
     fn read(&self, id: Id) -> Result<Reading, LinkError> {
-        let state = lock(&self.state);
+        let mut state = lock(&self.state);
         let mut content = state.pending[&id].clone();
         let (len, crc32) = (Bytes(content.len() as u64), crc32fast::hash(&content));
         if state.rotten.contains(&id) {
             content[40] ^= 1;
         }
+        if state.killed > 0 {
+            (state.killed, state.restarted) = (state.killed - 1, true);
+            content.truncate(40);
+            return Ok(Reading { len, crc32, body: Box::new(std::io::Cursor::new(content).chain(Failing)) });
+        }
         Ok(Reading { len, crc32, body: Box::new(std::io::Cursor::new(content)) })
     }
 
-    fn commit(&self, id: Id) -> Result<(), LinkError> {
-        self.leave(id, |state, _| state.committed += 1)
+    fn commit(&self, id: Id, stores: &[DataId]) -> Result<(), LinkError> {
+        self.leave(id, |state, _| (state.committed, state.named) = (state.committed + 1, stores.to_vec()))
     }
 
     fn failed(&self, id: Id) -> Result<(), LinkError> {
         self.leave(id, |state, content| drop(state.flushed.insert(id, content)))
     }
 
-    fn renew(&self, _id: Id) -> Result<(), LinkError> {
-        Ok(())
+    fn renew(&self, id: Id) -> Result<(), LinkError> {
+        if !std::mem::take(&mut lock(&self.state).restarted) {
+            return Ok(());
+        }
+        self.failed(id)?;
+        Err(LinkError::Refused { doing: "renewing a segment of", peer: "fake".into(), said: "not pending".into() })
     }
 
     fn set_aside(&self, id: Id) -> Result<(), LinkError> {
@@ -120,7 +136,7 @@ fn content(store: &StoreLog) -> Vec<u8> {
 
 /// Runs a consumer until the fake has nothing left.
 fn consume(fake: &Arc<Fake>, stores: Vec<Arc<dyn StoreLink>>, replicas: usize) -> Arc<Metrics> {
-    consume_from(fake, vec![fake.clone()], stores, replicas)
+    consume_from(fake, vec![fake.clone()], stores, replicas, (Patience::SPARED, Patience::LAST))
 }
 
 /// The same, where the consumer reaches the fake by other links.
@@ -129,22 +145,9 @@ fn consume_from(
     ingesters: Vec<Arc<dyn IngestLink>>,
     stores: Vec<Arc<dyn StoreLink>>,
     replicas: usize,
+    patience: (Patience, Patience),
 ) -> Arc<Metrics> {
-    let metrics = Arc::new(Metrics::default());
-    let settings = Settings {
-        replicas,
-        target_size: Bytes(1 << 20),
-        target_age: Duration::from_millis(20),
-        delay: Duration::from_millis(5),
-        renew_every: Duration::from_secs(20),
-    };
-    let carrier = Carrier {
-        settings,
-        buffer: Bytes(1 << 20),
-        members: Arc::new(Fixed { ingesters, stores }),
-        clock: Arc::new(SystemClock::default()),
-        metrics: metrics.clone(),
-    };
+    let carrier = carrier(ingesters, stores, replicas, patience);
     let stop = Stop::default();
     let (_, done) = both(
         || run(&carrier, &stop),
@@ -155,7 +158,32 @@ fn consume_from(
         },
     );
     assert!(done, "the consumer has not come to an end");
-    metrics
+    carrier.metrics.clone()
+}
+
+fn carrier(
+    ingesters: Vec<Arc<dyn IngestLink>>,
+    stores: Vec<Arc<dyn StoreLink>>,
+    replicas: usize,
+    patience: (Patience, Patience),
+) -> Carrier {
+    let settings = Settings {
+        replicas,
+        target_size: Bytes(1 << 20),
+        target_age: Duration::from_millis(20),
+        delay: Duration::from_millis(5),
+        renew_every: Duration::from_secs(20),
+        turn: 0,
+    };
+    Carrier {
+        settings,
+        buffer: Bytes(1 << 20),
+        members: Arc::new(Fixed { ingesters, stores }),
+        clock: Arc::new(SystemClock::default()),
+        metrics: Arc::default(),
+        crew: Crew::default(),
+        patience,
+    }
 }
 
 #[test]
@@ -209,6 +237,17 @@ fn a_rotten_segment_is_set_aside_and_the_others_are_not_held_up() {
 }
 
 #[test]
+fn a_segment_is_not_to_blame_for_an_ingester_that_is_killed_again_and_again_while_it_is_read() {
+    let fake = Arc::new(Fake::with([segment(0..100)]));
+    lock(&fake.state).killed = 5;
+    let store = store();
+    consume(&fake, vec![store.clone()], 1);
+    let state = lock(&fake.state);
+    assert_eq!((state.committed, state.killed, &state.aside[..]), (1, 0, &[][..]));
+    assert_eq!(content(&store), segment(0..100));
+}
+
+#[test]
 fn over_http_it_is_the_same_and_a_rotten_segment_leaves_no_file() {
     let fake = Arc::new(Fake::with([segment(0..6_000), segment(3_000..10_000), segment(200_000..200_010)]));
     lock(&fake.state).rotten.push(Id(200_000));
@@ -219,13 +258,14 @@ fn over_http_it_is_the_same_and_a_rotten_segment_leaves_no_file() {
     routes.extend(routes_of(&fake));
     let server = HttpServer::start(listen, routes, Limits::default(), None, Arc::default(), crew.clone(), stop.clone());
     let host = server.expect("starts").local_addr().to_string();
-    let peer = Arc::new(HttpPeer::new(agent(Patience::NODE), host));
-    consume_from(&fake, vec![peer.clone()], vec![peer], 1);
+    let peer = Arc::new(http_peer(host));
+    consume_from(&fake, vec![peer.clone()], vec![peer], 1, (Patience::SPARED, Patience::LAST));
     stop.raise();
     assert!(content(&store) == segment(0..10_000));
     assert_eq!(store.snapshot(Id(0), Id::MAX).len(), 1);
     let state = lock(&fake.state);
     assert_eq!((state.committed, &state.aside[..]), (2, &[Id(200_000)][..]));
+    assert_eq!(state.named, [DataId(store.id().0)]);
     assert_eq!(crew.join_all(Duration::from_secs(60)), Farewell::default());
 }
 
@@ -237,12 +277,14 @@ fn over_http_a_store_refuses_what_is_no_segment_and_says_when_it_has_no_room() {
     let listen = TcpListener::bind("127.0.0.1:0").expect("a port");
     let routes = crate::store::api::routes(&store.expect("opens"), Bytes(64 << 20));
     let server = HttpServer::start(listen, routes, Limits::default(), None, Arc::default(), crew.clone(), stop.clone());
-    let peer = HttpPeer::new(agent(Patience::NODE), server.expect("starts").local_addr().to_string());
+    let peer = http_peer(server.expect("starts").local_addr().to_string());
     let refused = peer.replicate(&mut &b"not a segment\n"[..]).expect_err("refused").to_string();
     assert!(refused.contains("status 400: not a segment: no id where a record must begin"), "{refused}");
     fs.set_capacity(Bytes(1000));
     let full = peer.replicate(&mut &segment(0..100)[..]);
     assert!(matches!(full, Err(LinkError::Full { .. })), "{full:?}");
+    let full = peer.replicate(&mut &segment(0..500_000)[..]);
+    assert!(matches!(full, Err(LinkError::Full { .. })), "also where the room ends long before the body: {full:?}");
     fs.set_capacity(Bytes(1 << 20));
     let content = segment(0..100);
     let mut broken = (&content[..]).chain(Failing);
@@ -259,6 +301,10 @@ impl Read for Failing {
     fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
         Err(std::io::Error::other("as the test wants"))
     }
+}
+
+fn http_peer(api: String) -> HttpPeer {
+    HttpPeer::new(Caller::default(), Agents::default(), Callee { api, node: 0 })
 }
 
 /// The fake's routes.
@@ -291,7 +337,9 @@ fn routes_of(fake: &Arc<Fake>) -> Vec<Route> {
             body.finish()
         }),
         route(path::INGEST_COMMIT, |fake, request, reply| {
-            fake.commit(id(request)).expect("never fails");
+            let stores = request.param("stores").expect("named").split(',');
+            let stores: Vec<DataId> = stores.map(|id| DataId(u128::from_str_radix(id, 16).expect("an id"))).collect();
+            fake.commit(id(request), &stores).expect("never fails");
             reply.send(200, &[], b"")
         }),
         route(path::INGEST_FAILED, |fake, request, reply| {
@@ -335,3 +383,5 @@ impl StoreLink for Broken {
         Err(LinkError::Broken { doing: "replicating to", peer: "a".into(), source })
     }
 }
+
+mod patience_tests;

@@ -11,12 +11,12 @@ use super::head::Framing;
 use super::head::{self, Head, HeadLimits, Progress, Refusal};
 use super::inner::Inner;
 use super::relay::{self, End, Relay};
-use super::route::{Access, Guard, Route, SIGNATURE};
+use super::route::{Access, Guard, Lane, Route, SIGNATURE};
 use crate::ops::metrics::{API_REFUSED, Metrics};
 use crate::unit::{Bytes, Monotonic};
 use crate::world::clock::Clock;
 use crate::world::crew::{Crew, SMALL_STACK, Stop, lock};
-use crate::world::socket::{is_shortage, reset_on_close, wait_readable, watch_for_death};
+use crate::world::socket::{bear_pauses, is_shortage, reset_on_close, wait_readable, watch_for_death};
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, TcpListener, TcpStream};
@@ -41,6 +41,9 @@ pub struct Limits {
     /// How long a client may take to read a piece of the response, 32 KiB beyond what the kernel holds. A client that
     /// reads a byte now and then does not live longer by it.
     pub write: Duration,
+    /// The same for another node on [`Lane::Part`]: it merges the answers of many in the order of time, so it reads nothing
+    /// of one while the records of others are older, and nothing at all while its own client does not.
+    pub pause: Duration,
     /// How long a client may take to close after the response.
     pub linger: Duration,
     /// How long the inner server may take to find a request in its socket, before it is held to be dead.
@@ -57,6 +60,7 @@ impl Default for Limits {
             read: Duration::from_secs(30),
             body: Duration::from_secs(600),
             write: Duration::from_secs(30),
+            pause: Duration::from_secs(24 * 3600),
             linger: Duration::from_secs(2),
             taken: Duration::from_secs(5),
         }
@@ -267,7 +271,13 @@ impl Gate {
             Ok((inner, generation))
         });
         let Ok((inner, generation)) = connected else { return busy("the server cannot reach itself") };
-        let relay = Relay::new(public, inner, &entered.exchange, head, route.body_limit, &self.limits, &*self.clock);
+        let mut limits = self.limits.clone();
+        if route.lane == Lane::Part {
+            limits.write = limits.pause;
+            // An error means a connection that has ended, which the first write tells.
+            let _ = bear_pauses(public);
+        }
+        let relay = Relay::new(public, inner, &entered.exchange, head, route.body_limit, &limits, &*self.clock);
         match relay.run(rest) {
             End::NotTaken => {
                 self.inner.replace(generation);
@@ -286,6 +296,11 @@ impl Gate {
             let refusal =
                 Refusal::new(405, "method", format!("{} knows only {}", route.path, route.methods.join(", ")));
             return Err(Refusal { header: Some(allow), ..refusal });
+        }
+        // Browsers say where a page that calls is from (Fetch standard, section 3.2); nodes have nothing to say there. So no
+        // page that an operator happens to open makes nodes hand over segments, or forget one another.
+        if route.access == Access::Peers && head.header("Origin").is_some() {
+            return Err(Refusal::new(403, "origin", "this is for nodes of the cluster, not for web pages"));
         }
         if let (Access::Peers, Some(guard)) = (route.access, &self.guard) {
             let admitted = guard.admit(&head.method, &head.target, head.header(SIGNATURE));

@@ -26,6 +26,7 @@ fn size(lane: Lane) -> Size {
     match lane {
         Lane::Short => Size { name: "http-short", at_once: 2, waiting: 256, stay: true },
         Lane::Query => Size { name: "http-query", at_once: 16, waiting: 64, stay: false },
+        Lane::Part => Size { name: "http-part", at_once: 256, waiting: 64, stay: false },
         Lane::Stream => Size { name: "http-stream", at_once: 256, waiting: 0, stay: false },
         Lane::Upload => Size { name: "http-upload", at_once: 8, waiting: 16, stay: false },
     }
@@ -146,7 +147,9 @@ mod tests {
 
     #[test]
     fn a_lane_takes_as_much_as_it_has_room_for_and_gives_the_rest_back() {
-        for (kind, room) in [(Lane::Short, 258), (Lane::Query, 80), (Lane::Stream, 256), (Lane::Upload, 24)] {
+        for (kind, room) in
+            [(Lane::Short, 258), (Lane::Query, 80), (Lane::Part, 320), (Lane::Stream, 256), (Lane::Upload, 24)]
+        {
             let (workers, open, results, crew, stop) = lane(kind);
             let mut taken = 0;
             for job in 0..1_000 {

@@ -12,6 +12,9 @@ pub enum Lane {
     Short,
     /// Scans: 16 at once, 64 may wait.
     Query,
+    /// Reading for another node, which asks for a client of its own or merges: a thread each, 256 at once, 64 may wait. They wait
+    /// for nobody else's workers, and may pause for as long as that client does.
+    Part,
     /// Answers without end: a thread each, 256 at once, none waits.
     Stream,
     /// Bodies that are large: 8 at once, 16 may wait.
@@ -23,7 +26,7 @@ pub enum Lane {
 pub enum Access {
     /// Whoever reaches the port.
     Open,
-    /// Nodes of the cluster: where a key is set, calls that are signed with it. See [`Guard`].
+    /// Nodes of the cluster: where a key is set, calls that are signed with it, see [`Guard`]; never web pages.
     Peers,
 }
 

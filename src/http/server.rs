@@ -75,6 +75,7 @@ struct Job {
 struct Lanes {
     short: Arc<Workers<Job>>,
     query: Arc<Workers<Job>>,
+    part: Arc<Workers<Job>>,
     stream: Arc<Workers<Job>>,
     upload: Arc<Workers<Job>>,
 }
@@ -88,6 +89,7 @@ impl Lanes {
         Ok(Lanes {
             short: start(Lane::Short)?,
             query: start(Lane::Query)?,
+            part: start(Lane::Part)?,
             stream: start(Lane::Stream)?,
             upload: start(Lane::Upload)?,
         })
@@ -97,6 +99,7 @@ impl Lanes {
         match lane {
             Lane::Short => &self.short,
             Lane::Query => &self.query,
+            Lane::Part => &self.part,
             Lane::Stream => &self.stream,
             Lane::Upload => &self.upload,
         }

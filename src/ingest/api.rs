@@ -3,6 +3,8 @@
 
 use super::log::IngestLog;
 use super::queue::Verdict;
+use super::witness;
+use crate::cluster::DataId;
 use crate::consume::links::{IngestLink, LinkError, Offer, Reading};
 use crate::http::{Access, Lane, Reply, Request, Route, path};
 use crate::record::id::Id;
@@ -26,10 +28,8 @@ pub fn routes(log: &Arc<IngestLog>) -> Vec<Route> {
     };
     vec![
         route(path::INGEST_NEXT, &["GET"], Lane::Short, Access::Peers, next),
-        route(path::INGEST_READ, &["GET"], Lane::Query, Access::Peers, read),
-        route(path::INGEST_COMMIT, &["POST"], Lane::Short, Access::Peers, |log, request, reply| {
-            on_id(request, reply, |id| log.commit(id))
-        }),
+        route(path::INGEST_READ, &["GET"], Lane::Part, Access::Peers, read),
+        route(path::INGEST_COMMIT, &["POST"], Lane::Short, Access::Peers, commit),
         route(path::INGEST_FAILED, &["POST"], Lane::Short, Access::Peers, failed),
         route(path::INGEST_RENEW, &["POST"], Lane::Short, Access::Peers, |log, request, reply| {
             on_id(request, reply, |id| log.renew(id))
@@ -73,6 +73,14 @@ fn read(log: &IngestLog, request: &mut Request, reply: Reply) -> io::Result<()> 
         }
         body.write_all(&piece[..n])?;
     }
+}
+
+/// Ends a segment's time here. `stores` names those that have it; older consumers do not name them.
+fn commit(log: &IngestLog, request: &mut Request, reply: Reply) -> io::Result<()> {
+    let Some(stores) = witness::parse_stores(request.param("stores").unwrap_or_default()) else {
+        return reply.send(400, &[], b"stores must be ids of 32 hexadecimal digits, separated by commas\n");
+    };
+    on_id(request, reply, |id| log.commit(id, &stores))
 }
 
 /// Gives a segment back; with `corrupt` it is taken out of circulation, since no consumer can merge it.
@@ -178,8 +186,8 @@ impl IngestLink for LocalIngester {
         Ok(Reading { len: known.len, crc32, body: Box::new(FileRange::new(file, Bytes(0), known.len)) })
     }
 
-    fn commit(&self, id: Id) -> Result<(), LinkError> {
-        self.judge("committing a segment of", self.log.commit(id))
+    fn commit(&self, id: Id, stores: &[DataId]) -> Result<(), LinkError> {
+        self.judge("committing a segment of", self.log.commit(id, stores))
     }
 
     fn failed(&self, id: Id) -> Result<(), LinkError> {

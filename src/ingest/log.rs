@@ -2,6 +2,8 @@
 
 use super::durable::Group;
 use super::queue::{Queue, Verdict};
+use super::witness::Witnesses;
+use crate::cluster::DataId;
 use crate::ops::metrics::{self as m, Counter, Histogram, Metrics};
 use crate::record::id::{Id, IdClock, IdRun, StreamBits};
 use crate::record::line::Cut;
@@ -58,6 +60,7 @@ pub struct IngestLog {
     pub(super) metrics: Arc<Metrics>,
     pub(super) gauges: Gauges,
     pub(super) limits: Limits,
+    id: DataId,
     pub(super) ids: IdClock,
     pub(super) slots: Vec<Slot>,
     pub(super) queue: Mutex<Queue>,
@@ -67,6 +70,8 @@ pub struct IngestLog {
     /// The highest nanosecond of segments that were committed, which the saved mark must reach before they are removed.
     pub(super) committed_to: AtomicU64,
     pub(super) marked: Mutex<Option<(UnixNanos, PathBuf)>>,
+    /// Stores that have segments of this log. Taken under the lock of `queue`, never the other way round.
+    witnesses: Mutex<Witnesses>,
     /// Set when the medium is nearly full: writers wait before they make it worse.
     pub(super) nearly_full: AtomicBool,
     /// Cleared after a failed sync: this node should not be given work.
@@ -149,7 +154,8 @@ impl Reason {
 impl IngestLog {
     /// Puts a log together from what recovery has found.
     pub(super) fn assemble(parts: super::recover::Recovered, slots: usize) -> IngestLog {
-        let super::recover::Recovered { fs, dir, clock, metrics, limits, flushed, mark, marked, lock, live } = parts;
+        let super::recover::Recovered { fs, dir, clock, metrics, limits, id, flushed, mark, marked, lock, live } =
+            parts;
         let gauges = Gauges {
             bytes: metrics.counter(m::WRITER_BYTES, &[]),
             records: metrics.counter(m::WRITER_RECORDS, &[]),
@@ -170,11 +176,13 @@ impl IngestLog {
             metrics,
             gauges,
             limits,
+            id,
             ids: IdClock::resume(mark),
             slots: (0..=slots.max(1)).map(|_| slot()).collect(),
             queue: Mutex::new(Queue::of(flushed)),
             moved: Condvar::new(),
             graveyard: Graveyard::default(),
+            witnesses: Mutex::default(),
             committed_to: AtomicU64::new(0),
             marked: Mutex::new(marked),
             nearly_full: AtomicBool::new(false),
@@ -182,6 +190,11 @@ impl IngestLog {
             live,
             _lock: lock,
         }
+    }
+
+    /// The id that this directory has for life. Where nothing is kept it is another one at each start.
+    pub fn id(&self) -> DataId {
+        self.id
     }
 
     /// The slot a connection of the fast port writes to, by the connection's number.
@@ -358,9 +371,18 @@ impl IngestLog {
         lock(&self.queue).renew(id, self.clock.now(), self.limits.pending_timeout)
     }
 
-    /// Ends a segment's time here: R stores have it. The file goes soon after.
-    pub fn commit(&self, id: Id) -> Verdict {
-        let (verdict, segment) = lock(&self.queue).commit(id, self.clock.now());
+    /// Ends a segment's time here: R stores have it, `stores` by name, if its consumer gives their names. The file goes soon
+    /// after.
+    pub fn commit(&self, id: Id, stores: &[DataId]) -> Verdict {
+        let (verdict, segment) = {
+            let mut queue = lock(&self.queue);
+            let (verdict, segment) = queue.commit(id, self.clock.now());
+            if verdict == Verdict::Done {
+                // Under the queue's lock: who does not find the segment here any more finds the stores that have it.
+                self.witness(stores);
+            }
+            (verdict, segment)
+        };
         if let Some(segment) = segment {
             self.gauges.committed.inc();
             self.gauges.committed_bytes.add(segment.digest().len.0);
@@ -369,6 +391,17 @@ impl IngestLog {
             self.moved.notify_all();
         }
         verdict
+    }
+
+    /// Notes stores that hold records of this ingester.
+    pub fn witness(&self, stores: &[DataId]) {
+        lock(&self.witnesses).note(stores);
+    }
+
+    /// The stores that hold records of this ingester, as far as its consumers have named them since it was started: at
+    /// most [`MOST_WITNESSES`](super::witness::MOST_WITNESSES). Take it after the snapshot of a query.
+    pub fn witnesses(&self) -> Vec<DataId> {
+        lock(&self.witnesses).all()
     }
 
     /// Gives a pending segment back: it is offered again.

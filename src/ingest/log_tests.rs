@@ -58,14 +58,15 @@ fn a_record_is_readable_at_once_and_in_every_state_until_it_is_committed() {
     let segment = log.next().expect("renamed").expect("one segment");
     let id = segment.digest().first;
     assert_eq!(texts(&log), ["one", "two"]);
-    assert_eq!(log.commit(id), Verdict::NeverRead);
+    assert_eq!(log.commit(id, &[]), Verdict::NeverRead);
     assert!(log.read(id).is_some());
-    assert_eq!(log.commit(id), Verdict::Done);
+    assert_eq!(log.commit(id, &[]), Verdict::Done);
     assert_eq!(texts(&log), Vec::<String>::new());
     drop(segment);
     log.round(&mut rounds);
     let left: Vec<String> = RealFs.list(dir.path()).expect("a directory").into_iter().map(|e| e.name).collect();
-    assert!(left.iter().all(|name| name == "LOCK" || name.ends_with(".mark")), "{left:?}");
+    let of_the_directory = |name: &String| name == "LOCK" || name.ends_with(".mark") || name.ends_with(".ingest");
+    assert!(left.iter().all(of_the_directory), "{left:?}");
 }
 
 #[test]
@@ -90,6 +91,23 @@ fn what_was_active_pending_or_torn_is_flushed_after_a_restart() {
 }
 
 #[test]
+fn the_stores_that_a_commit_names_are_known_when_the_segment_is_gone() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let log = open_at(dir.path(), Arc::new(VirtualClock::at(START)));
+    append(&log, log.fast_slot(0), b"one\n");
+    log.close_all(Reason::Age);
+    log.flush_closed();
+    let id = log.next().expect("renamed").expect("one segment").digest().first;
+    let stores = [DataId(3), DataId(1)];
+    assert_eq!(log.commit(id, &stores), Verdict::NeverRead);
+    assert_eq!(log.witnesses(), [], "nothing was committed yet");
+    log.read(id);
+    assert_eq!(log.commit(id, &stores), Verdict::Done);
+    assert_eq!(log.commit(id, &[DataId(2)]), Verdict::Done, "again, because the answer was lost");
+    assert_eq!(log.witnesses(), [DataId(1), DataId(2), DataId(3)]);
+}
+
+#[test]
 fn ids_go_on_where_they_were_though_the_clock_is_behind_after_a_restart() {
     let dir = tempfile::tempdir().expect("a directory");
     let log = open_at(dir.path(), Arc::new(VirtualClock::at(START)));
@@ -98,7 +116,7 @@ fn ids_go_on_where_they_were_though_the_clock_is_behind_after_a_restart() {
     log.flush_closed();
     let id = log.next().expect("renamed").expect("one segment").digest().first;
     log.read(id);
-    log.commit(id);
+    log.commit(id, &[]);
     log.remove_committed();
     drop(log);
     let log = open_at(dir.path(), Arc::new(VirtualClock::at(UnixNanos(START.0 - 5_000_000_000))));
@@ -193,4 +211,15 @@ fn a_segment_whose_sync_and_rewriting_fail_is_rewritten_later_and_never_passed_o
     let names: Vec<String> = fs.list(Path::new("d")).expect("in memory").into_iter().map(|e| e.name).collect();
     assert_eq!(names.iter().filter(|name| name.ends_with(".corrupt")).count(), 1, "{names:?}");
     assert_eq!(names.iter().filter(|name| name.ends_with(".active")).count(), 0, "{names:?}");
+}
+
+#[test]
+fn a_directory_keeps_its_id_over_restarts_and_another_has_another() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let clock = Arc::new(VirtualClock::at(START));
+    let id = open_at(dir.path(), clock.clone()).id();
+    assert_eq!(open_at(dir.path(), clock.clone()).id(), id);
+    assert!(dir.path().join(format!("{id}.ingest")).is_file());
+    let other = tempfile::tempdir().expect("a directory");
+    assert_ne!(open_at(other.path(), clock).id(), id);
 }

@@ -16,3 +16,4 @@ pub mod listener;
 pub mod log;
 pub mod queue;
 pub mod recover;
+pub mod witness;

@@ -6,13 +6,13 @@
 
 use super::flusher::MARK_EXTENSION;
 use super::log::{IngestLog, Limits};
-use crate::cluster::remembered;
+use crate::cluster::{DataId, remembered};
 use crate::ops::metrics::{self as m, Metrics};
 use crate::record::id::Id;
 use crate::record::stored::Digest;
 use crate::segment::handle::set_aside;
 use crate::segment::recover::{examine, salvage};
-use crate::segment::{Bounds, Segment, State, name};
+use crate::segment::{Bounds, Segment, State, identity, name};
 use crate::stream::registry::Registry;
 use crate::unit::UnixNanos;
 use crate::world::clock::Clock;
@@ -23,6 +23,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// The extension of the file whose name is the directory's id.
+const ID_EXTENSION: &str = ".ingest";
+
 /// What recovery hands to the log.
 pub(super) struct Recovered {
     pub fs: Arc<dyn FileSystem>,
@@ -31,6 +34,7 @@ pub(super) struct Recovered {
     pub metrics: Arc<Metrics>,
     pub limits: Limits,
     pub live: Arc<Registry>,
+    pub id: DataId,
     pub flushed: BTreeMap<Id, Arc<Segment>>,
     pub mark: UnixNanos,
     pub marked: Option<(UnixNanos, PathBuf)>,
@@ -86,10 +90,17 @@ impl IngestLog {
         entries.sort();
         let mut flushed = BTreeMap::new();
         let mut marked: Option<(UnixNanos, PathBuf)> = None;
+        let mut id = None;
         for entry in &entries {
             let path = dir.join(&entry.name);
             match kind_of(entry) {
                 Kind::Ours => {}
+                Kind::Identity(found) => {
+                    let first = *id.get_or_insert(found);
+                    if first != found {
+                        log::warn!("{} is a second id of this directory; {first} is used", path.display());
+                    }
+                }
                 Kind::Mark(at) => {
                     // Two marks are left when a crash came before the older one was removed: the higher one holds.
                     if let Some((_, older)) = marked.replace((at, path)) {
@@ -112,14 +123,19 @@ impl IngestLog {
         fs.sync_dir(dir).map_err(doing("syncing the directory", dir))?;
         let highest = flushed.values().map(|segment| segment.digest().last.nanos()).max().unwrap_or_default();
         let mark = highest.max(marked.as_ref().map_or(UnixNanos(0), |(at, _)| *at));
+        let id = match id {
+            Some(id) => id,
+            None => DataId(identity::draw(&*fs, dir, ID_EXTENSION).map_err(doing("giving an id to", dir))?),
+        };
         let dir = dir.to_path_buf();
-        let parts = Recovered { fs, dir, clock, metrics, limits, live, flushed, mark, marked, lock };
+        let parts = Recovered { fs, dir, clock, metrics, limits, live, id, flushed, mark, marked, lock };
         Ok(IngestLog::assemble(parts, slots))
     }
 }
 
 enum Kind {
     Ours,
+    Identity(DataId),
     Mark(UnixNanos),
     Segment(Bounds, State),
     Directory,
@@ -133,6 +149,9 @@ fn kind_of(entry: &Entry) -> Kind {
     }
     if !entry.is_file {
         return Kind::Directory;
+    }
+    if let Some(stem) = entry.name.strip_suffix(ID_EXTENSION) {
+        return identity::parse(stem).map_or(Kind::Strange, |id| Kind::Identity(DataId(id)));
     }
     if let Some((stem, MARK_EXTENSION)) = entry.name.rsplit_once('.') {
         return Id::parse(stem.as_bytes()).map_or(Kind::Strange, |id| Kind::Mark(id.nanos()));

@@ -19,16 +19,20 @@ pub enum Phase {
     Stopping,
 }
 
+/// What keeps a node that serves from taking work at this moment, in a few words; `None`: nothing. Cheap.
+pub type Hindrance = dyn Fn() -> Option<&'static str> + Send + Sync;
+
 /// The state that `/health` and `/ready` answer with.
 pub struct Health {
     phase: AtomicU8,
-    sound: Box<dyn Fn() -> bool + Send + Sync>,
+    hindered: Box<Hindrance>,
 }
 
 impl Health {
-    /// A node that is starting. `sound` tells whether its disk can be trusted and has room.
-    pub fn new(sound: impl Fn() -> bool + Send + Sync + 'static) -> Health {
-        Health { phase: AtomicU8::new(0), sound: Box::new(sound) }
+    /// A node that is starting. `hindered` is asked at each `/ready` of a node that serves: whether its disk can be
+    /// trusted and has room, whether it is in the cluster.
+    pub fn new(hindered: impl Fn() -> Option<&'static str> + Send + Sync + 'static) -> Health {
+        Health { phase: AtomicU8::new(0), hindered: Box::new(hindered) }
     }
 
     /// Says where the node is now.
@@ -45,8 +49,7 @@ impl Health {
     pub fn why_not_ready(&self) -> Option<&'static str> {
         match self.phase.load(Ordering::Relaxed) {
             0 => Some("starting"),
-            1 if !(self.sound)() => Some("the disk is full, or a sync has failed"),
-            1 => None,
+            1 => (self.hindered)(),
             _ => Some("stopping"),
         }
     }
@@ -103,15 +106,15 @@ mod tests {
     use std::sync::atomic::AtomicBool;
 
     #[test]
-    fn a_node_is_ready_only_between_start_and_end_and_on_a_sound_disk() {
+    fn a_node_is_ready_only_between_start_and_end_and_while_nothing_hinders_it() {
         let sound = Arc::new(AtomicBool::new(true));
         let disk = sound.clone();
-        let health = Health::new(move || disk.load(Ordering::Relaxed));
+        let health = Health::new(move || (!disk.load(Ordering::Relaxed)).then_some("the disk is full"));
         assert_eq!(health.why_not_ready(), Some("starting"));
         health.enter(Phase::Serving);
         assert_eq!(health.why_not_ready(), None);
         sound.store(false, Ordering::Relaxed);
-        assert!(health.why_not_ready().is_some());
+        assert_eq!(health.why_not_ready(), Some("the disk is full"));
         health.enter(Phase::Stopping);
         assert_eq!(health.why_not_ready(), Some("stopping"));
     }

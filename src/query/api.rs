@@ -1,30 +1,41 @@
 //! The routes of the reading room: `/store/query` for people, `/store/_query` and `/ingest/_query` between nodes.
 
-use super::needle::Matcher;
-use super::newest::Newest;
-use super::params::{Order, Params};
+use super::answer::{Body, End, Query};
+use super::complete::StoreKey;
 use super::pool::Pool;
-use super::scan::{Direction, Scan, Setup};
-use crate::http::{BodyWriter, Cancel, Reply, Request};
-use crate::merge::k_way::Merge;
-use crate::ops::metrics::{self as m, Metrics};
+use super::scatter::Scatter;
+use crate::cluster::{Cluster, DataId, Peer, View};
+use crate::http::client::Caller;
+use crate::http::{Access, Lane, Reply, Request, Route, path};
+use crate::ops::metrics::{self as m, Counter, Metrics};
 use crate::record::id::Id;
 use crate::segment::readable::Readable;
-use crate::unit::{Monotonic, show_duration};
+use crate::unit::{Bytes, show_duration};
 use crate::world::clock::Clock;
-use memchr::memchr_iter;
-use std::io::{self, Write};
+use std::collections::BTreeSet;
+use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Where a tier's readable parts come from: a snapshot between two ids, as of the call.
 pub type Snapshot = dyn Fn(Id, Id) -> Vec<Readable> + Send + Sync;
 
-/// Answers queries of one node.
-pub struct Reader {
-    /// The tiers to ask, in this order: the ingest tier before the store, so that a record on its way between the two is
-    /// seen in at least one of them.
-    pub tiers: Vec<Box<Snapshot>>,
+/// Names of stores, as of the call.
+pub type Stores = dyn Fn() -> Vec<DataId> + Send + Sync;
+
+/// What a node answers queries from.
+pub struct Node {
+    /// Its ingest tier, if it takes lines.
+    pub ingest: Option<Box<Snapshot>>,
+    /// Its store, if it keeps one.
+    pub store: Option<Box<Snapshot>>,
+    /// Who else there is.
+    pub cluster: Arc<dyn Cluster>,
+    /// How others are called.
+    pub caller: Caller,
+    /// The stores that are known to have taken over segments of its ingest tier.
+    pub witnesses: Box<Stores>,
+    /// The stores that an operator has said will not come back.
+    pub forgotten: Box<Stores>,
     /// Who scans.
     pub pool: Arc<Pool>,
     /// What time it is.
@@ -33,178 +44,176 @@ pub struct Reader {
     pub metrics: Arc<Metrics>,
 }
 
-/// Bytes of an answer that are sent before the next are merged.
-const RUN: usize = 64 << 10;
+/// The two places in which a record can be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Tier {
+    /// Not taken over by stores yet.
+    Ingest,
+    /// Taken over.
+    Store,
+}
 
-/// The longest time found records wait for more before they are sent.
-const LINGER: Duration = Duration::from_millis(5);
+/// Header: the persistent identity of what a part was read from, 32 hexadecimal digits. Who asks knows by it that nobody
+/// else has the address by now.
+pub const DATA_ID: &str = "X-Oklog-Data-Id";
 
-/// How an answer ended.
-enum End {
-    Whole,
-    Cancelled,
-    Broken(io::Error),
+/// Header: which stores an ingester knows of. The first 16 hexadecimal digits of each one's id, with spaces between; at
+/// most [`MAX_STORES`], and `more` behind them if there are more.
+pub const KNOWN_STORES: &str = "X-Oklog-Stores";
+
+/// 5 KiB of names: together with a needle of 8 KiB the head stays within the 16 KiB that our client takes.
+pub const MAX_STORES: usize = 300;
+
+impl Tier {
+    /// What a peer keeps in this tier.
+    pub(super) fn data_of(self, peer: &Peer) -> Option<DataId> {
+        match self {
+            Tier::Ingest => peer.meta.ingest,
+            Tier::Store => peer.meta.store,
+        }
+    }
+}
+
+impl Node {
+    pub(super) fn tier(&self, tier: Tier) -> Option<&Snapshot> {
+        match tier {
+            Tier::Ingest => self.ingest.as_deref(),
+            Tier::Store => self.store.as_deref(),
+        }
+    }
+
+    /// The stores in a view, living and silent.
+    pub(super) fn stores_in(view: &View) -> BTreeSet<StoreKey> {
+        let stores = view.members().chain(&view.silent).filter(|peer| peer.meta.kind.stores());
+        stores.map(StoreKey::of_peer).collect()
+    }
+
+    /// The stores that this node's own ingest tier has reason to know.
+    fn known_stores(&self) -> String {
+        let mut keys = Node::stores_in(&self.cluster.view());
+        keys.extend((self.witnesses)().into_iter().map(StoreKey::of));
+        for id in (self.forgotten)() {
+            keys.remove(&StoreKey::of(id));
+        }
+        let mut names: Vec<String> = keys.iter().take(MAX_STORES).map(|key| key.text()).collect();
+        if keys.len() > MAX_STORES {
+            names.push("more".into());
+        }
+        names.join(" ")
+    }
+
+    pub(super) fn refuse(&self, reply: Reply, why: &str) -> io::Result<()> {
+        self.count("refused");
+        reply.send(400, &[], format!("{why}\n").as_bytes())
+    }
+
+    pub(super) fn count(&self, outcome: &str) {
+        self.metrics.counter(m::QUERIES, &[outcome]).inc();
+    }
+
+    /// Counts what was read of `reach` bytes, and the records that were sent.
+    pub(super) fn count_work(&self, scanned: &Counter, reach: u64, records: u64) {
+        self.metrics.counter(m::QUERY_SCANNED, &[]).add(scanned.get());
+        self.metrics.counter(m::QUERY_SKIPPED, &[]).add(reach.saturating_sub(scanned.get()));
+        self.metrics.counter(m::QUERY_RECORDS, &[]).add(records);
+    }
+}
+
+/// All routes that this node has tiers for.
+///
+/// Nodes ask each other on a lane of their own: if the workers of `/store/query` did both, nodes whose workers all wait
+/// for each other's would wait in vain.
+pub fn routes(node: Node) -> Vec<Route> {
+    let node = Arc::new(node);
+    let route = |path, lane, access, handler| Route {
+        path,
+        methods: &["GET", "HEAD"],
+        lane,
+        access,
+        body_limit: Bytes(0),
+        handler,
+    };
+    let mut routes = Vec::new();
+    for (tier, path) in [(Tier::Ingest, path::INGEST_QUERY), (Tier::Store, path::STORE_OWN_QUERY)] {
+        if node.tier(tier).is_some() {
+            let reader = Reader { node: node.clone(), tier };
+            let answer = move |request: &mut Request, reply: Reply| reader.answer(request, reply);
+            routes.push(route(path, Lane::Part, Access::Peers, Arc::new(answer)));
+        }
+    }
+    if node.store.is_some() {
+        let scatter = Scatter::new(node.clone());
+        let answer = move |request: &mut Request, reply: Reply| scatter.answer(request, reply);
+        routes.push(route(path::STORE_QUERY, Lane::Query, Access::Open, Arc::new(answer)));
+    }
+    routes
+}
+
+/// Answers queries over one tier of one node.
+///
+/// The head leaves after the snapshot was taken, and before anything is scanned: who has it knows that what is handed
+/// over from then on is still seen here.
+pub struct Reader {
+    node: Arc<Node>,
+    tier: Tier,
 }
 
 impl Reader {
     /// Answers one request.
     pub fn answer(&self, request: &mut Request, reply: Reply) -> io::Result<()> {
-        let began = self.clock.now();
-        let params = match Params::parse(|name| request.param_bytes(name), self.clock.unix_millis()) {
-            Ok(params) => params,
-            Err(e) => return self.refuse(reply, &e),
+        let node = &*self.node;
+        let query = match Query::read(request, node.clock.unix_millis(), node.clock.now()) {
+            Ok(query) => query,
+            Err(sentence) => return node.refuse(reply, &sentence),
         };
-        let matcher = match Matcher::new(&params.q, params.regex, params.ignore_case, params.invert) {
-            Ok(matcher) => matcher,
-            Err(e) => return self.refuse(reply, &e),
-        };
-        let parts: Vec<Readable> = self.tiers.iter().flat_map(|tier| tier(params.from, params.to)).collect();
+        let parts = node.tier(self.tier).map(|tier| tier(query.params.from, query.params.to)).unwrap_or_default();
         let reach: u64 = parts.iter().map(|part| part.len.0).sum();
-        let headers = self.headers(&params, parts.len(), reach, began);
-        if request.method() == "HEAD" {
-            self.count("whole");
+        let headers = self.headers(&query, parts.len(), reach);
+        if query.head_only {
+            node.count("whole");
             return reply.send(200, &headers, b"");
         }
-        let scanned = self.metrics.counter(m::QUERY_SCANNED, &[]);
-        let own = crate::ops::metrics::Counter::default();
-        let setup = Setup {
-            parts,
-            from: params.from,
-            to: params.to,
-            direction: if params.order == Order::Asc { Direction::Forward } else { Direction::Backward },
-            read_ahead: params.limit.is_none() || !matcher.takes_all(),
-            matcher,
-            line: self.pool.line(),
-            cancel: request.cancel().clone(),
-            scanned: own.clone(),
-        };
-        let mut body = Body::new(reply.stream(200, &headers)?, self.clock.as_ref());
-        let end = self.write(setup, &params, &mut body, request.cancel());
-        scanned.add(own.get());
-        self.metrics.counter(m::QUERY_SKIPPED, &[]).add(reach.saturating_sub(own.get()));
-        self.metrics.counter(m::QUERY_RECORDS, &[]).add(body.records);
-        match end {
+        let begun = Body::begin(reply, 200, &headers, node.clock.as_ref());
+        let mut body = begun.inspect_err(|_| node.count("cancelled"))?;
+        let scanned = Counter::default();
+        let mut merge = query.merge(query.scan(parts, node.pool.line(), scanned.clone()));
+        let ended = body.write(merge.as_mut(), query.params.limit, |e| Err(io::Error::other(e.to_string())));
+        node.count_work(&scanned, reach, body.records);
+        match End::of(ended, &query.cancel) {
             End::Whole => {
-                self.count("whole");
-                body.writer.finish()
+                node.count("whole");
+                body.finish()
             }
             End::Cancelled => {
-                self.count("cancelled");
+                node.count("cancelled");
                 Ok(())
             }
             End::Broken(e) => {
                 // The body ends without its final chunk: nobody takes it for whole.
-                self.count("error");
+                node.count("error");
                 log::error!("a query broke off: {e}");
                 Err(e)
             }
         }
     }
 
-    fn write(&self, setup: Setup, params: &Params, body: &mut Body<'_>, cancel: &Cancel) -> End {
-        let sources = Scan::sources(setup);
-        let result = match params.order {
-            Order::Asc => write_oldest(Merge::trusting(sources), params.limit, body),
-            Order::Desc => write_newest(Newest::new(sources), params.limit, body),
-        };
-        match result {
-            Ok(()) => End::Whole,
-            Err(_) if cancel.is_cancelled() => End::Cancelled,
-            Err(e) if matches!(e.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => End::Cancelled,
-            Err(e) => End::Broken(e),
-        }
-    }
-
-    fn headers(&self, params: &Params, segments: usize, reach: u64, began: Monotonic) -> Vec<(&'static str, String)> {
-        let mut headers = params.headers().to_vec();
+    fn headers(&self, query: &Query, segments: usize, reach: u64) -> Vec<(&'static str, String)> {
+        let mut headers = query.params.headers().to_vec();
         headers.extend([
             ("X-Oklog-Nodes-Queried", "1".to_string()),
             ("X-Oklog-Segments-Queried", segments.to_string()),
             ("X-Oklog-Max-Data-Set-Size", reach.to_string()),
             ("X-Oklog-Error-Count", "0".to_string()),
-            ("X-Oklog-Duration", show_duration(self.clock.now().since(began))),
+            ("X-Oklog-Duration", show_duration(self.node.clock.now().since(query.began))),
             ("X-Oklog-Complete", "true".to_string()),
         ]);
+        if let Some(id) = self.tier.data_of(&self.node.cluster.view().me) {
+            headers.push((DATA_ID, id.to_string()));
+        }
+        if self.tier == Tier::Ingest {
+            // After the snapshot: whatever left it before is on stores that are known by now.
+            headers.push((KNOWN_STORES, self.node.known_stores()));
+        }
         headers
     }
-
-    fn refuse(&self, reply: Reply, why: &dyn std::fmt::Display) -> io::Result<()> {
-        self.count("refused");
-        reply.send(400, &[], format!("{why}\n").as_bytes())
-    }
-
-    fn count(&self, outcome: &str) {
-        self.metrics.counter(m::QUERIES, &[outcome]).inc();
-    }
-}
-
-/// A body on its way out, and what of it has left.
-struct Body<'a> {
-    writer: BodyWriter,
-    clock: &'a dyn Clock,
-    flushed: Monotonic,
-    records: u64,
-}
-
-impl<'a> Body<'a> {
-    fn new(writer: BodyWriter, clock: &'a dyn Clock) -> Body<'a> {
-        Body { writer, clock, flushed: Monotonic::default(), records: 0 }
-    }
-
-    fn send(&mut self, run: &[u8], records: u64) -> io::Result<()> {
-        self.records += records;
-        self.writer.write_all(run)?;
-        let now = self.clock.now();
-        if now.since(self.flushed) >= LINGER {
-            self.flushed = now;
-            self.writer.flush()?;
-        }
-        Ok(())
-    }
-}
-
-fn write_oldest<S: crate::merge::k_way::Source>(
-    mut merge: Merge<S>,
-    limit: Option<u64>,
-    body: &mut Body<'_>,
-) -> io::Result<()> {
-    let mut run = Vec::with_capacity(2 * RUN);
-    let mut left = limit.unwrap_or(u64::MAX);
-    while left > 0 {
-        run.clear();
-        // One byte is enough to go on with: a hit leaves before the next piece is scanned.
-        if !merge.next_run(&mut run, 1).map_err(|e| io::Error::other(e.to_string()))? {
-            break;
-        }
-        let (taken, records) = front(&run, left);
-        left -= records;
-        body.send(&run[..taken], records)?;
-    }
-    Ok(())
-}
-
-/// At most `limit` records at the front of a block: their bytes, and how many they are.
-fn front(block: &[u8], limit: u64) -> (usize, u64) {
-    let mut records = 0;
-    for lf in memchr_iter(b'\n', block) {
-        records += 1;
-        if records == limit {
-            return (lf + 1, records);
-        }
-    }
-    (block.len(), records)
-}
-
-fn write_newest(mut newest: Newest, limit: Option<u64>, body: &mut Body<'_>) -> io::Result<()> {
-    let mut record = Vec::new();
-    let mut left = limit.unwrap_or(u64::MAX);
-    while left > 0 {
-        record.clear();
-        if !newest.next_record(&mut record)? {
-            break;
-        }
-        left -= 1;
-        body.send(&record, 1)?;
-    }
-    Ok(())
 }

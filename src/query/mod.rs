@@ -1,12 +1,19 @@
 //! The reading room: finds records by time and content.
 //!
 //! ```text
-//! params -> needle (a matcher) -> scan (pieces, through the pool) -> merge, or newest -> api (the answer)
+//! params -> needle (a matcher) -> scan (pieces, through the pool) -> merge, or newest -> answer (of this node: api)
+//!                                 remote (pieces of others) ----------^
+//!                                   ^-- scatter (asks them through calls; complete says what silence means)
 //! ```
 
+mod answer;
 pub mod api;
+mod calls;
+pub mod complete;
 pub mod needle;
 pub mod newest;
 pub mod params;
 pub mod pool;
+pub mod remote;
 pub mod scan;
+pub mod scatter;

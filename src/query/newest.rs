@@ -1,41 +1,64 @@
-//! Merging parts from their newest end: records in descending order, each id once.
+//! Merging sources from their newest end: records in descending order, each id once.
 //!
-//! Record by record with a heap: this serves "the newest N", where the result is small. Memory: one piece for each part
+//! Record by record with a heap: this serves "the newest N", where the result is small. Memory: one piece for each source
 //! that was reached.
 
 use super::scan::PartSource;
+use crate::merge::k_way::MergeError;
 use crate::record::id::{ID_LEN, Id};
 use crate::record::stored::{self, Stored};
+use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::io;
 
-/// The descending merge of some parts.
-pub struct Newest {
-    cursors: Vec<Cursor>,
-    /// The next id of every part that was reached; the upper bound of those that were not.
-    heap: BinaryHeap<(u128, std::cmp::Reverse<usize>)>,
+/// Stored records that come from the newest end.
+pub trait Descending {
+    /// The next piece, which is older than all before it; ascending within itself. `None` at the end.
+    fn next_piece(&mut self) -> io::Result<Option<Vec<u8>>>;
+
+    /// No record is larger. Known without opening anything.
+    fn high(&self) -> Id;
+}
+
+impl Descending for PartSource {
+    fn next_piece(&mut self) -> io::Result<Option<Vec<u8>>> {
+        PartSource::next_piece(self)
+    }
+
+    fn high(&self) -> Id {
+        PartSource::high(self)
+    }
+}
+
+/// The descending merge of some sources.
+pub struct Newest<S> {
+    cursors: Vec<Cursor<S>>,
+    /// The next id of every source that was reached; the upper bound of those that were not.
+    heap: BinaryHeap<(u128, Reverse<usize>)>,
     last_given: Option<u128>,
 }
 
-struct Cursor {
-    source: PartSource,
+struct Cursor<S> {
+    source: S,
     reached: bool,
     /// Records not given yet, ascending: the next one is the last.
     block: Vec<u8>,
 }
 
-impl Newest {
-    /// The merge of these parts.
-    pub fn new(sources: Vec<PartSource>) -> Newest {
-        let heap = sources.iter().enumerate().map(|(at, part)| (part.high().0, std::cmp::Reverse(at))).collect();
+impl<S: Descending> Newest<S> {
+    /// The merge of these sources.
+    pub fn new(sources: Vec<S>) -> Newest<S> {
+        let heap = sources.iter().enumerate().map(|(at, source)| (source.high().0, Reverse(at))).collect();
         let cursor = |source| Cursor { source, reached: false, block: Vec::new() };
         Newest { cursors: sources.into_iter().map(cursor).collect(), heap, last_given: None }
     }
 
     /// Appends the next record to `out`. `false` at the end.
-    pub fn next_record(&mut self, out: &mut Vec<u8>) -> io::Result<bool> {
-        while let Some((key, std::cmp::Reverse(at))) = self.heap.pop() {
-            let Some(cursor) = self.cursors.get_mut(at) else { continue };
+    ///
+    /// After an error `out` may have got a record all the same, and the source at fault is left out from then on.
+    pub fn next_record(&mut self, out: &mut Vec<u8>) -> Result<bool, MergeError> {
+        while let Some((key, Reverse(index))) = self.heap.pop() {
+            let Some(cursor) = self.cursors.get_mut(index) else { continue };
             let given = cursor.reached && self.last_given != Some(key);
             if cursor.reached {
                 if given {
@@ -45,8 +68,8 @@ impl Newest {
                 cursor.drop_last();
             }
             cursor.reached = true;
-            if let Some(id) = cursor.stand()? {
-                self.heap.push((id.0, std::cmp::Reverse(at)));
+            if let Some(id) = cursor.stand().map_err(|source| MergeError::Read { index, source })? {
+                self.heap.push((id.0, Reverse(index)));
             }
             if given {
                 return Ok(true);
@@ -56,7 +79,7 @@ impl Newest {
     }
 }
 
-impl Cursor {
+impl<S: Descending> Cursor<S> {
     fn last(&self) -> Option<Stored<'_>> {
         stored::last(&self.block)
     }

@@ -4,6 +4,7 @@
 //! extension; every change of state is one rename to a name that nobody has.
 
 pub mod handle;
+pub mod identity;
 pub mod name;
 pub mod readable;
 pub mod reader;

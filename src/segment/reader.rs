@@ -9,6 +9,9 @@ use std::sync::Arc;
 /// How much is read at a time: it stays in the second-level cache while it is worked on.
 pub const BLOCK: usize = 256 << 10;
 
+/// The same for input that is given out as it comes: a few reads of a socket.
+const EAGER_BLOCK: usize = 64 << 10;
+
 /// Cuts a byte stream into blocks that end with an LF, each at least one record, usually [`BLOCK`] bytes.
 ///
 /// A record longer than a block makes the block as long as it needs to be, up to `longest`: beyond that the bytes are no
@@ -17,6 +20,8 @@ pub struct BlockReader<R> {
     input: R,
     held: Vec<u8>,
     longest: usize,
+    /// Whether whole records are given as soon as there are any.
+    eager: bool,
     ended: bool,
 }
 
@@ -26,7 +31,12 @@ pub const LONGEST_RECORD: usize = 65 << 20;
 impl<R: Read> BlockReader<R> {
     /// Reads `input` to its end.
     pub fn new(input: R) -> BlockReader<R> {
-        BlockReader { input, held: Vec::new(), longest: LONGEST_RECORD, ended: false }
+        BlockReader { input, held: Vec::new(), longest: LONGEST_RECORD, eager: false, ended: false }
+    }
+
+    /// The same for an input that may pause for long: a block is what has come, as soon as it holds a whole record.
+    pub fn eager(input: R) -> BlockReader<R> {
+        BlockReader { eager: true, ..BlockReader::new(input) }
     }
 
     /// Replaces `block` with the next whole records; `false` at the end. A torn last record comes as a last block without
@@ -34,7 +44,7 @@ impl<R: Read> BlockReader<R> {
     pub fn next_block(&mut self, block: &mut Vec<u8>) -> io::Result<bool> {
         block.clear();
         std::mem::swap(block, &mut self.held);
-        let mut wanted = BLOCK;
+        let mut wanted = if self.eager { EAGER_BLOCK } else { BLOCK };
         loop {
             if !self.ended {
                 self.fill(block, wanted)?;
@@ -52,7 +62,7 @@ impl<R: Read> BlockReader<R> {
             if block.len() >= self.longest {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "a record is longer than any can be"));
             }
-            wanted = block.len() * 2;
+            wanted = wanted.max(block.len() * 2);
         }
     }
 
@@ -65,7 +75,14 @@ impl<R: Read> BlockReader<R> {
                     self.ended = true;
                     break;
                 }
-                Ok(n) => filled += n,
+                Ok(n) => {
+                    // Only what is new can hold an LF that was not there before.
+                    let is_enough = self.eager && whole_len(&block[filled..filled + n]) > 0;
+                    filled += n;
+                    if is_enough {
+                        break;
+                    }
+                }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => {
                     block.truncate(filled);
@@ -144,6 +161,25 @@ mod tests {
             }
             assert!(all == input, "replay with seed {seed}");
         }
+    }
+
+    #[test]
+    fn an_eager_reader_does_not_wait_for_more_than_a_record() {
+        struct Twice(Vec<&'static [u8]>);
+        impl Read for Twice {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                let next = self.0.pop().expect("not asked for more than is needed");
+                buffer[..next.len()].copy_from_slice(next);
+                Ok(next.len())
+            }
+        }
+        let mut reader = BlockReader::eager(Twice(vec![b"", b"ond\nthird\nfo", b"sec", b"first\n"]));
+        let mut block = Vec::new();
+        for expected in [&b"first\n"[..], b"second\nthird\n", b"fo"] {
+            assert!(reader.next_block(&mut block).expect("in memory"));
+            assert_eq!(block, expected);
+        }
+        assert!(!reader.next_block(&mut block).expect("in memory"));
     }
 
     #[test]

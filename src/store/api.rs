@@ -4,7 +4,7 @@
 //! storage; 400 where the body is no segment or broke off; 507 where there is no room; 500 where the disk refused.
 
 use super::log::StoreLog;
-use super::replicate::Receipt;
+use super::replicate::{Receipt, ReplicateError};
 use crate::http::path::STORE_REPLICATE;
 use crate::http::{Access, Lane, Reply, Request, Route};
 use crate::unit::Bytes;
@@ -29,6 +29,11 @@ fn replicate(store: &StoreLog, request: &mut Request, reply: Reply) -> io::Resul
         Ok(receipt) => reply.send(200, &Receipt::headers(&receipt), b""),
         Err(e) => {
             log::warn!("a segment was not taken: {e}");
+            if matches!(e, ReplicateError::Full(_)) {
+                // A sender listens when it has sent all. Before, it would find the connection broken, and not that there is
+                // no room. One that goes away meanwhile needs no answer.
+                let _ = io::copy(request.body(), &mut io::sink());
+            }
             reply.send(e.status(), &[], format!("{e}\n").as_bytes())
         }
     }

@@ -11,9 +11,8 @@ use crate::ops::metrics::{self, Counter, Histogram, Metrics};
 use crate::record::id::Id;
 use crate::segment::handle::{Graveyard, Known};
 use crate::segment::recover::{examine, sift};
-use crate::segment::{Segment, State};
+use crate::segment::{Segment, State, identity};
 use crate::world::clock::Clock;
-use crate::world::entropy::random_u128;
 use crate::world::fs::FileSystem;
 use std::fmt;
 use std::io;
@@ -84,7 +83,9 @@ impl StoreLog {
         let found = recover(&fs, &dir, &corrupt)?;
         let id = match found.id {
             Some(id) => id,
-            None => new_id(&*fs, &dir)?,
+            None => {
+                StoreId(identity::draw(&*fs, &dir, STORE_EXTENSION).map_err(StoreError::io("giving an id to", &dir))?)
+            }
         };
         let log = Arc::new(StoreLog {
             sync_seconds: metrics.histogram(metrics::SYNC_SECONDS, &["store"]),
@@ -232,16 +233,6 @@ impl StoreLog {
             Err(e) => log::warn!("asking how much room {} has: {e}", self.dir.display()),
         }
     }
-}
-
-/// Draws an id and makes it durable before anybody is told.
-fn new_id(fs: &dyn FileSystem, dir: &Path) -> Result<StoreId, StoreError> {
-    let id = StoreId(random_u128());
-    let path = dir.join(format!("{id}{STORE_EXTENSION}"));
-    let file = fs.create_new(&path).map_err(StoreError::io("creating", &path))?;
-    file.sync_data().map_err(StoreError::io("syncing", &path))?;
-    fs.sync_dir(dir).map_err(StoreError::io("syncing", dir))?;
-    Ok(id)
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use crate::ops::metrics;
 use crate::record::stored::{self, Digest, NotStored};
 use crate::segment::reader::BlockReader;
 use crate::segment::recover::examine;
-use crate::segment::{Segment, wire};
+use crate::segment::{Segment, identity, wire};
 use std::fmt;
 use std::io::{self, Read};
 
@@ -26,8 +26,7 @@ pub struct StoreId(pub u128);
 impl StoreId {
     /// Reads the text form: 32 lower-case hex digits.
     pub fn parse(text: &str) -> Option<StoreId> {
-        let shaped = text.len() == 32 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-        shaped.then(|| u128::from_str_radix(text, 16).ok().map(StoreId)).flatten()
+        identity::parse(text).map(StoreId)
     }
 }
 

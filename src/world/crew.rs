@@ -4,6 +4,7 @@
 //! of them. A [`Stop`] is raised once; whoever waits, waits on it too.
 
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -171,7 +172,32 @@ pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Runs both at once and gives both results; a panic on either side is passed on. For work that borrows.
+/// Does the same for every item, at most `at_once` at a time, and gives the results in the order of the items.
+///
+/// The calling thread works too: where the system gives no other, it does all of it. A panic is passed on.
+pub fn each<T: Sync, R: Send>(items: &[T], at_once: usize, work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let (next, done) = (AtomicUsize::new(0), Mutex::new(Vec::with_capacity(items.len())));
+    let take_turns = || {
+        while let Some((n, item)) = Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|n| Some((n, items.get(n)?))) {
+            let result = work(item);
+            lock(&done).push((n, result));
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..at_once.min(items.len()) {
+            if std::thread::Builder::new().stack_size(LARGE_STACK).spawn_scoped(scope, take_turns).is_err() {
+                break;
+            }
+        }
+        take_turns();
+    });
+    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    done.sort_by_key(|(n, _)| *n);
+    done.into_iter().map(|(_, result)| result).collect()
+}
+
+/// Runs both at once and gives both results; a panic on either side is passed on, and having no thread is one. For work
+/// that borrows, in tests: servers use [`each`] or a [`Crew`].
 pub fn both<A: Send, B: Send>(left: impl FnOnce() -> A + Send, right: impl FnOnce() -> B + Send) -> (A, B) {
     std::thread::scope(|scope| {
         let right = scope.spawn(right);
@@ -183,9 +209,43 @@ pub fn both<A: Send, B: Send>(left: impl FnOnce() -> A + Send, right: impl FnOnc
     })
 }
 
+/// Does `work` here while `watch` runs in a thread of its own, to which the flag says when the work has ended, be it by a
+/// panic. Where the system gives no thread, the work is done unwatched.
+pub fn watched<A>(watch: impl FnOnce(&Stop) + Send, work: impl FnOnce() -> A) -> A {
+    struct RaiseAtEnd<'a>(&'a Stop);
+    impl Drop for RaiseAtEnd<'_> {
+        fn drop(&mut self) {
+            self.0.raise();
+        }
+    }
+    let over = Stop::default();
+    std::thread::scope(|scope| {
+        let watcher = std::thread::Builder::new().name("watcher".into()).stack_size(SMALL_STACK);
+        let seen = over.clone();
+        if let Err(e) = watcher.spawn_scoped(scope, move || watch(&seen)) {
+            log::warn!("no thread to watch over a piece of work: {e}");
+        }
+        let _raise = RaiseAtEnd(&over);
+        work()
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_watcher_is_told_when_the_work_ends_however_it_ends() {
+        let (seen, watch) = std::sync::mpsc::channel();
+        let panicked = std::panic::catch_unwind(|| {
+            watched(
+                move |over| seen.send(over.wait(Duration::from_secs(60))).expect("listened to"),
+                || panic!("as the test wants"),
+            )
+        });
+        assert!(panicked.is_err() && watch.recv() == Ok(true));
+        assert_eq!(watched(|_| {}, || 7), 7);
+    }
 
     #[test]
     fn a_crew_names_those_who_panicked_and_those_who_are_late() {
@@ -198,6 +258,14 @@ mod tests {
         assert_eq!(farewell, Farewell { panicked: vec!["breaks".into()], late: vec!["waits".into()] });
         stop.raise();
         assert_eq!(crew.join_all(Duration::from_secs(60)).late, Vec::<String>::new());
+    }
+
+    #[test]
+    fn each_gives_the_results_in_the_order_of_the_items_and_works_at_several_at_once() {
+        assert_eq!(each(&[3, 1, 2], 2, |n| n * 10), [30, 10, 20]);
+        assert!(each(&[0u8; 0], 2, |n| *n).is_empty());
+        let together = std::sync::Barrier::new(2);
+        each(&[(); 2], 2, |()| together.wait());
     }
 
     #[test]

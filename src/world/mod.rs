@@ -5,6 +5,7 @@ pub mod clock;
 pub mod crew;
 pub mod entropy;
 pub mod fs;
+pub mod notify;
 pub mod private;
 pub mod process;
 pub mod secret;

@@ -57,6 +57,13 @@ pub fn watch_for_death(stream: &TcpStream) -> io::Result<()> {
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
 }
 
+/// Lets a peer that lives pause for as long as it likes: `TCP_USER_TIMEOUT` would also end a connection whose peer has no
+/// room for more (tcp(7)). One that is gone in mid-transfer is then noticed when the retransmissions give up, after about
+/// 15 minutes.
+pub fn bear_pauses(stream: &TcpStream) -> io::Result<()> {
+    SockRef::from(stream).set_tcp_user_timeout(None)
+}
+
 /// Makes the close of this socket a reset: the peer learns that what it sent was not taken.
 pub fn reset_on_close(stream: &TcpStream) -> io::Result<()> {
     SockRef::from(stream).set_linger(Some(Duration::ZERO))

@@ -83,12 +83,12 @@ fn fake_store(answer: &'static str) -> String {
 fn query_prints_what_came_and_exits_with_3_when_the_answer_may_be_incomplete() {
     let partial = fake_store(concat!(
         "HTTP/1.1 206 Partial Content\r\nX-Oklog-Complete: false\r\nX-Oklog-Error-Count: 1\r\n",
-        "X-Oklog-Nodes-Queried: 2\r\nX-Oklog-Nodes-Silent: 10.0.0.7:7650\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "X-Oklog-Nodes-Queried: 2\r\nX-Oklog-Silent-Nodes: 10.0.0.7:7650\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n",
         "20\r\n01ARZ3NDEKTSV4RRFFQ69G5FAV come\n\r\n0\r\n\r\n"
     ));
     let finished = run(oklog(["query", "-store", &partial]), b"");
     assert_eq!(finished.stdout, b"come\n");
-    finished.assert_one_sentence(3, &[]);
+    finished.assert_one_sentence(3, &["10.0.0.7:7650"]);
     let broken = fake_store(concat!(
         "HTTP/1.1 200 OK\r\nX-Oklog-Complete: true\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n",
         "20\r\n01ARZ3NDEKTSV4RRFFQ69G5FAV come\n\r\n"

@@ -12,6 +12,7 @@ mod forwarding;
 mod hostile;
 mod matching;
 mod real_logs;
+mod roles;
 mod serving;
 mod times;
 mod tools;

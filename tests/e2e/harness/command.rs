@@ -34,7 +34,7 @@ impl Finished {
 /// The binary with these arguments, without anything of the environment that changes what it does.
 pub fn oklog<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
     let mut command = Command::new(binary());
-    command.args(args).env_remove("JOURNAL_STREAM").env_remove("RUST_LOG");
+    command.args(args).env_remove("JOURNAL_STREAM").env_remove("NOTIFY_SOCKET").env_remove("RUST_LOG");
     command
 }
 

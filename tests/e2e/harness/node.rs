@@ -33,8 +33,34 @@ impl Port {
     }
 }
 
+/// Which tiers a node has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    Ingest,
+    Store,
+    Both,
+}
+
+impl Role {
+    fn command(self) -> &'static str {
+        match self {
+            Role::Ingest => "ingest",
+            Role::Store => "store",
+            Role::Both => "ingeststore",
+        }
+    }
+
+    fn ports(self) -> &'static [Port] {
+        match self {
+            Role::Store => &[Port::Api],
+            Role::Ingest | Role::Both => &[Port::Api, Port::Fast, Port::Durable, Port::Bulk],
+        }
+    }
+}
+
 /// A node under test. Killed when dropped; what it wrote on stderr is printed if the test has failed.
 pub struct Node {
+    role: Role,
     dir: tempfile::TempDir,
     flags: Vec<String>,
     child: Child,
@@ -45,12 +71,22 @@ pub struct Node {
 }
 
 impl Node {
-    /// Starts a node with these flags besides its ports and paths, and waits until it is ready.
+    /// Starts a node of both tiers with these flags besides its ports and paths, and waits until it is ready.
     pub fn start(flags: &[&str]) -> Node {
+        Node::start_as(Role::Both, flags)
+    }
+
+    /// Starts a node of one tier or both likewise.
+    pub fn start_as(role: Role, flags: &[&str]) -> Node {
+        Node::start_under(role, flags, None)
+    }
+
+    /// Starts a node that tells a service manager at this socket how it is doing.
+    pub fn start_under(role: Role, flags: &[&str], manager: Option<&Path>) -> Node {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let flags: Vec<String> = flags.iter().map(|flag| flag.to_string()).collect();
-        let (child, stderr) = spawn(dir.path(), &flags);
-        let mut node = Node { dir, flags, child, stderr, earlier: Vec::new(), addresses: BTreeMap::new() };
+        let (child, stderr) = spawn(role, dir.path(), &flags, manager);
+        let mut node = Node { role, dir, flags, child, stderr, earlier: Vec::new(), addresses: BTreeMap::new() };
         node.wait_ready();
         node
     }
@@ -67,13 +103,13 @@ impl Node {
     }
 
     fn wait_ready(&mut self) {
-        let names = [Port::Api, Port::Fast, Port::Durable, Port::Bulk].map(Port::name);
+        let ports = self.role.ports();
         self.addresses = wait_for("the node says where it listens", || {
             if let Ok(Some(status)) = self.child.try_wait() {
                 panic!("the node ended while it should start: {status}");
             }
             let addresses = listening(&self.stderr.lock().unwrap());
-            names.iter().all(|name| addresses.contains_key(*name)).then_some(addresses)
+            ports.iter().all(|port| addresses.contains_key(port.name())).then_some(addresses)
         });
         wait_until("the node is ready", || self.try_get("/ready").is_some_and(|answer| answer.status == 200));
     }
@@ -81,6 +117,11 @@ impl Node {
     /// Where it listens, as `127.0.0.1:PORT`.
     pub fn address(&self, port: Port) -> &str {
         &self.addresses[port.name()]
+    }
+
+    /// The names of the ports it says it listens on.
+    pub fn ports(&self) -> Vec<&str> {
+        self.addresses.keys().map(String::as_str).collect()
     }
 
     /// The port's number, as text for command lines.
@@ -95,7 +136,7 @@ impl Node {
 
     /// The flags that make another process use this one's directories, on ports of its own.
     pub fn flags_of_a_twin(&self) -> Vec<String> {
-        let mut flags = standard_flags(self.dir.path());
+        let mut flags = standard_flags(self.role, self.dir.path());
         flags.extend(self.flags.iter().cloned());
         flags
     }
@@ -187,10 +228,15 @@ impl Node {
         self.child.wait().expect("a killed child ends");
     }
 
-    /// Asks it to stop and waits for that. Gives the exit status.
-    pub fn terminate(&mut self) -> ExitStatus {
+    /// Sends it SIGTERM.
+    pub fn signal(&self) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("a child can be signalled");
+    }
+
+    /// Asks it to stop and waits for that. Gives the exit status.
+    pub fn terminate(&mut self) -> ExitStatus {
+        self.signal();
         wait_for("the node ends after SIGTERM", || self.child.try_wait().ok().flatten())
     }
 
@@ -203,7 +249,7 @@ impl Node {
     /// Starts it again on the same directories after it has ended, with these flags more.
     pub fn restart_with(&mut self, more: &[&str]) {
         self.flags.extend(more.iter().map(|flag| flag.to_string()));
-        let (child, stderr) = spawn(self.dir.path(), &self.flags);
+        let (child, stderr) = spawn(self.role, self.dir.path(), &self.flags, None);
         self.child = child;
         let before = std::mem::replace(&mut self.stderr, stderr);
         self.earlier.append(&mut before.lock().unwrap());
@@ -244,27 +290,43 @@ pub fn end(mut stream: TcpStream) {
 
 /// The path and query of a query.
 pub fn query_target(params: &[(&str, &str)]) -> String {
+    query_target_at("/store/query", params)
+}
+
+/// The same for another path that answers queries.
+pub fn query_target_at(path: &str, params: &[(&str, &str)]) -> String {
     let defaults = EVER.iter().filter(|(name, _)| params.iter().all(|(given, _)| given != name));
     let pairs: Vec<String> =
         defaults.chain(params).map(|(name, value)| format!("{name}={}", encode(value.as_bytes()))).collect();
-    format!("/store/query?{}", pairs.join("&"))
+    format!("{path}?{}", pairs.join("&"))
 }
 
-fn standard_flags(dir: &Path) -> Vec<String> {
+fn standard_flags(role: Role, dir: &Path) -> Vec<String> {
     let path = |tier: &str| -> PathBuf { dir.join(tier) };
-    let mut flags: Vec<String> = ["api", "cluster", "ingest.fast", "ingest.durable", "ingest.bulk"]
-        .iter()
-        .map(|name| format!("-{name}=tcp://127.0.0.1:0"))
-        .collect();
-    flags.push(format!("-ingest.path={}", path("ingest").display()));
-    flags.push(format!("-store.path={}", path("store").display()));
+    let mut ports = vec!["api", "cluster"];
+    if role != Role::Store {
+        ports.extend(["ingest.fast", "ingest.durable", "ingest.bulk"]);
+    }
+    let mut flags: Vec<String> = ports.iter().map(|name| format!("-{name}=tcp://127.0.0.1:0")).collect();
+    if role != Role::Store {
+        flags.push(format!("-ingest.path={}", path("ingest").display()));
+    }
+    if role != Role::Ingest {
+        flags.push(format!("-store.path={}", path("store").display()));
+    }
     flags
 }
 
-fn spawn(dir: &Path, flags: &[String]) -> (Child, Arc<Mutex<Vec<String>>>) {
-    let mut child = Command::new(binary())
-        .arg("ingeststore")
-        .args(standard_flags(dir))
+fn spawn(role: Role, dir: &Path, flags: &[String], manager: Option<&Path>) -> (Child, Arc<Mutex<Vec<String>>>) {
+    let mut command = Command::new(binary());
+    if let Some(socket) = manager {
+        command.env("NOTIFY_SOCKET", socket);
+    } else {
+        command.env_remove("NOTIFY_SOCKET");
+    }
+    let mut child = command
+        .arg(role.command())
+        .args(standard_flags(role, dir))
         .args(flags)
         .env_remove("JOURNAL_STREAM")
         .stdin(Stdio::null())

@@ -1,0 +1,192 @@
+//! What all answers to queries have in common: how a request is read, and how records leave.
+
+use super::needle::Matcher;
+use super::newest::{Descending, Newest};
+use super::params::{Order, Params};
+use super::pool::Line;
+use super::scan::{Direction, PartSource, Scan, Setup};
+use crate::http::{BodyWriter, Cancel, Reply, Request};
+use crate::merge::k_way::{Merge, MergeError, Source};
+use crate::ops::metrics::Counter;
+use crate::segment::readable::Readable;
+use crate::unit::{Monotonic, UnixMillis};
+use crate::world::clock::Clock;
+use memchr::memchr_iter;
+use std::io::{self, Write};
+use std::time::Duration;
+
+/// Bytes that are merged at a time, roughly.
+const RUN: usize = 64 << 10;
+
+/// The longest time found records wait for more before they are sent.
+const LINGER: Duration = Duration::from_millis(5);
+
+/// How an answer ended.
+pub(super) enum End {
+    /// As it should.
+    Whole,
+    /// Nobody waits for it any more.
+    Cancelled,
+    /// Its rest cannot be had.
+    Broken(io::Error),
+}
+
+impl End {
+    /// How writing a body ended. What on_break gives back is never taken for a client that is gone.
+    pub(super) fn of(result: io::Result<()>, cancel: &Cancel) -> End {
+        match result {
+            Ok(()) => End::Whole,
+            Err(_) if cancel.is_cancelled() => End::Cancelled,
+            Err(e) if matches!(e.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => End::Cancelled,
+            Err(e) => End::Broken(e),
+        }
+    }
+}
+
+/// A request that was understood.
+pub(super) struct Query {
+    pub params: Params,
+    pub matcher: Matcher,
+    pub head_only: bool,
+    pub cancel: Cancel,
+    pub began: Monotonic,
+}
+
+impl Query {
+    /// Reads a request. An error is one sentence for a 400.
+    pub(super) fn read(request: &Request, now: UnixMillis, began: Monotonic) -> Result<Query, String> {
+        let params = Params::parse(|name| request.param_bytes(name), now).map_err(|e| e.to_string())?;
+        let matcher = Matcher::new(&params.q, params.regex, params.ignore_case, params.invert);
+        let matcher = matcher.map_err(|e| e.to_string())?;
+        let (head_only, cancel) = (request.method() == "HEAD", request.cancel().clone());
+        Ok(Query { params, matcher, head_only, cancel, began })
+    }
+
+    /// Sources that scan these parts for it.
+    pub(super) fn scan(&self, parts: Vec<Readable>, line: Line, scanned: Counter) -> Vec<PartSource> {
+        let direction = match self.params.order {
+            Order::Asc => Direction::Forward,
+            Order::Desc => Direction::Backward,
+        };
+        Scan::sources(Setup {
+            parts,
+            from: self.params.from,
+            to: self.params.to,
+            direction,
+            read_ahead: self.params.limit.is_none() || !self.matcher.takes_all(),
+            matcher: self.matcher.clone(),
+            line,
+            cancel: self.cancel.clone(),
+            scanned,
+        })
+    }
+
+    /// Merges sources in its order.
+    pub(super) fn merge<S: Source + Descending + 'static>(&self, sources: Vec<S>) -> Box<dyn Runs> {
+        match self.params.order {
+            // Own segments were checked when they were written; what comes from others is checked as it comes.
+            Order::Asc => Box::new(Merge::trusting(sources)),
+            Order::Desc => Box::new(Newest::new(sources)),
+        }
+    }
+}
+
+/// A merge in either order.
+pub(super) trait Runs {
+    /// Appends whole records, at least one. `false` at the end. After an error what was appended is sound, and the source
+    /// at fault is left out from then on.
+    fn next_run(&mut self, out: &mut Vec<u8>) -> Result<bool, MergeError>;
+}
+
+impl<S: Source> Runs for Merge<S> {
+    fn next_run(&mut self, out: &mut Vec<u8>) -> Result<bool, MergeError> {
+        // One byte is enough to go on with: a hit leaves before the next piece is scanned.
+        Merge::next_run(self, out, 1)
+    }
+}
+
+impl<S: Descending> Runs for Newest<S> {
+    fn next_run(&mut self, out: &mut Vec<u8>) -> Result<bool, MergeError> {
+        self.next_record(out)
+    }
+}
+
+/// A body on its way out, and what of it has left.
+pub(super) struct Body<'a> {
+    writer: BodyWriter,
+    clock: &'a dyn Clock,
+    flushed: Monotonic,
+    /// How many records have been sent.
+    pub records: u64,
+}
+
+impl<'a> Body<'a> {
+    /// Sends the head, at once: who scatters a query waits for heads, and a scan may be long before it finds anything.
+    pub(super) fn begin(
+        reply: Reply,
+        status: u16,
+        headers: &[(&str, String)],
+        clock: &'a dyn Clock,
+    ) -> io::Result<Body<'a>> {
+        let mut writer = reply.stream(status, headers)?;
+        writer.flush()?;
+        Ok(Body { writer, clock, flushed: Monotonic::default(), records: 0 })
+    }
+
+    /// Sends what is merged, at most `limit` records. `on_break` is told of a source that is left out from then on, and
+    /// says by an error that the answer cannot go on without it.
+    pub(super) fn write(
+        &mut self,
+        runs: &mut dyn Runs,
+        limit: Option<u64>,
+        mut on_break: impl FnMut(MergeError) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut run = Vec::with_capacity(2 * RUN);
+        let mut left = limit.unwrap_or(u64::MAX);
+        while left > 0 {
+            run.clear();
+            let step = runs.next_run(&mut run);
+            let (taken, records) = front(&run, left);
+            left -= records;
+            if taken > 0 {
+                self.send(&run[..taken], records)?;
+            }
+            match step {
+                Ok(true) => {}
+                Ok(false) => break,
+                // What broke after the last record that is wanted is not missed.
+                Err(_) if left == 0 => {}
+                Err(error) => on_break(error)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, run: &[u8], records: u64) -> io::Result<()> {
+        self.records += records;
+        self.writer.write_all(run)?;
+        let now = self.clock.now();
+        if now.since(self.flushed) >= LINGER {
+            self.flushed = now;
+            self.writer.flush()?;
+        }
+        Ok(())
+    }
+
+    /// Ends the body: it is whole.
+    pub(super) fn finish(self) -> io::Result<()> {
+        self.writer.finish()
+    }
+}
+
+/// At most `limit` records at the front of a block: their bytes, and how many they are.
+fn front(block: &[u8], limit: u64) -> (usize, u64) {
+    let mut records = 0;
+    for lf in memchr_iter(b'\n', block) {
+        records += 1;
+        if records == limit {
+            return (lf + 1, records);
+        }
+    }
+    (block.len(), records)
+}

@@ -1,0 +1,385 @@
+//! One answer from many nodes: asks all ingesters, then all stores, and merges what they send.
+//!
+//! ```text
+//! own ingest snapshot -> ask ingesters -> all have sent their head, or failed -> own store, ask stores -> merge
+//! ```
+//!
+//! A record moves from an ingester to stores and never back. An ingester sends its head when its snapshot stands, and only
+//! then are stores asked: so a record on its way is in the snapshot, or was on R stores before theirs were taken. For the
+//! same reason ingesters are those that were known at the start, and stores those that are known when they are asked.
+//!
+//! A node is silent that did not answer in time, or not as one of ours would. What that means for the answer is decided in
+//! `complete`; a node that breaks off later is judged again then. Where the answer can do without it, it goes on;
+//! otherwise it ends without its final chunk, so that no client takes it for what its head says.
+//!
+//! Bounds: [`AT_ONCE`] threads while nodes are asked; then one thread to merge and one to watch. Memory: for each remote
+//! answer two blocks (see `remote`) and the two buffers of its connection, 16 KiB each; besides what a scan of the
+//! own tiers takes (see `scan`). It does not grow with the result. Left out: asking a second time.
+
+use super::answer::{Body, End, Query};
+use super::api::{DATA_ID, KNOWN_STORES, Node, Tier};
+use super::calls::Calls;
+use super::complete::{Missed, StoreKey};
+use super::newest::Descending;
+use super::remote::Remote;
+use super::scan::PartSource;
+use crate::cluster::{Peer, View};
+use crate::http::client::{Answer, Callee};
+use crate::http::{Reply, Request, path};
+use crate::merge::k_way::{MergeError, Source};
+use crate::ops::metrics::Counter;
+use crate::record::id::Id;
+use crate::segment::readable::Readable;
+use crate::segment::wire::parse_decimal;
+use crate::unit::show_duration;
+use crate::world::crew::{each, watched};
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+
+/// How many nodes are asked at a time.
+pub const AT_ONCE: usize = 64;
+
+/// The longest path and query that is passed on: within the 8 KiB that a node takes as the line of a request. A needle may
+/// grow on the way, since more of it is escaped than the client needed to.
+const LONGEST_TARGET: usize = 8_000;
+
+/// Answers queries over the whole cluster.
+pub struct Scatter {
+    node: Arc<Node>,
+}
+
+/// What a node's answer begins with.
+struct Head {
+    segments: u64,
+    reach: u64,
+    stores: Vec<StoreKey>,
+    answer: Answer,
+}
+
+/// The own part of an answer.
+struct Own {
+    tier: Tier,
+    parts: Vec<Readable>,
+}
+
+/// What there is when all nodes have answered or failed.
+struct Gathered {
+    own: Vec<Own>,
+    heads: Vec<(Owner, Head)>,
+    asked: usize,
+    missed: Missed,
+    view: Arc<View>,
+}
+
+/// Whose part of the answer a source is.
+#[derive(Clone)]
+struct Owner {
+    tier: Tier,
+    name: String,
+    key: StoreKey,
+}
+
+impl Owner {
+    fn new(tier: Tier, peer: &Peer) -> Owner {
+        Owner { tier, name: peer.name(), key: StoreKey::of_peer(peer) }
+    }
+
+    fn is_missed_in(&self, missed: &mut Missed) {
+        match self.tier {
+            Tier::Ingest => missed.ingester(&self.name),
+            Tier::Store => missed.store(self.key, &self.name),
+        }
+    }
+}
+
+impl Scatter {
+    /// Answers from this node and all that it knows.
+    pub fn new(node: Arc<Node>) -> Scatter {
+        Scatter { node }
+    }
+
+    /// Answers one request.
+    pub fn answer(&self, request: &mut Request, reply: Reply) -> io::Result<()> {
+        let node = &*self.node;
+        let query = match Query::read(request, node.clock.unix_millis(), node.clock.now()) {
+            Ok(query) => query,
+            Err(sentence) => return node.refuse(reply, &sentence),
+        };
+        let target = query.params.query_string();
+        if target.len() > LONGEST_TARGET && !node.cluster.view().others.is_empty() {
+            return node.refuse(reply, "q is too long to be passed on to other nodes");
+        }
+        let calls = Calls::default();
+        watched(
+            |over| calls.watch(node.cluster.as_ref(), &query.cancel, over),
+            || {
+                let gathered = self.gather(&query, &target, &calls);
+                if query.cancel.is_cancelled() {
+                    node.count("cancelled");
+                    return Ok(());
+                }
+                self.send(&query, gathered, reply)
+            },
+        )
+    }
+
+    /// Asks everybody.
+    fn gather(&self, query: &Query, target: &str, calls: &Calls) -> Gathered {
+        let node = &*self.node;
+        let snapshot = |tier| {
+            let parts = node.tier(tier).map(|tier| tier(query.params.from, query.params.to))?;
+            Some(Own { tier, parts })
+        };
+        let before = node.cluster.view();
+        let own_ingest = snapshot(Tier::Ingest);
+        let ingesters = self.ask(query, Tier::Ingest, target, calls, &before);
+        let view = node.cluster.view();
+        let own_store = snapshot(Tier::Store);
+        let stores = self.ask(query, Tier::Store, target, calls, &view);
+
+        let mut missed = missed_ingesters(&before, &view, &ingesters);
+        for peer in view.silent.iter().filter(|peer| peer.meta.kind.stores()) {
+            missed.store(StoreKey::of_peer(peer), &peer.name());
+        }
+        let silent_stores = stores.iter().filter(|(_, head)| head.is_none());
+        silent_stores.for_each(|(peer, _)| missed.store(StoreKey::of_peer(peer), &peer.name()));
+        let named = ingesters.iter().filter_map(|(_, head)| head.as_ref()).flat_map(|head| &head.stores).copied();
+        for key in self.unheard_of(&view, named) {
+            missed.store(key, &key.text());
+        }
+
+        let everybody = ingesters.iter().chain(&stores).map(|(peer, _)| peer.node);
+        let asked = everybody.chain([view.me.node]).collect::<BTreeSet<_>>().len();
+        let of = |tier| move |(peer, head): (Peer, Option<Head>)| head.map(|head| (Owner::new(tier, &peer), head));
+        let heads = ingesters.into_iter().filter_map(of(Tier::Ingest));
+        let heads = heads.chain(stores.into_iter().filter_map(of(Tier::Store))).collect();
+        let own = own_ingest.into_iter().chain(own_store).collect();
+        Gathered { own, heads, asked, missed, view }
+    }
+
+    /// The stores that are named but that nobody here has heard of.
+    fn unheard_of(&self, view: &View, named: impl Iterator<Item = StoreKey>) -> BTreeSet<StoreKey> {
+        let mut known = Node::stores_in(view);
+        known.extend((self.node.forgotten)().into_iter().map(StoreKey::of));
+        let own = (self.node.witnesses)().into_iter().map(StoreKey::of);
+        named.chain(own).filter(|key| !known.contains(key)).collect()
+    }
+
+    /// Asks one tier of all others in a view. `None` for each that did not answer.
+    fn ask(&self, query: &Query, tier: Tier, target: &str, calls: &Calls, view: &View) -> Vec<(Peer, Option<Head>)> {
+        let (path, has_tier): (_, fn(&Peer) -> bool) = match tier {
+            Tier::Ingest => (path::INGEST_QUERY, |peer| peer.meta.kind.ingests()),
+            Tier::Store => (path::STORE_OWN_QUERY, |peer| peer.meta.kind.stores()),
+        };
+        let target = format!("{path}?{target}");
+        let peers: Vec<&Peer> = view.others.iter().filter(|peer| has_tier(peer)).collect();
+        each(&peers, AT_ONCE, |peer| {
+            let head = self.ask_one(query, tier, &target, calls, peer);
+            if let Err(why) = &head
+                && !query.cancel.is_cancelled()
+            {
+                log::warn!("query: {} is silent: {why}", peer.name());
+            }
+            ((*peer).clone(), head.ok())
+        })
+    }
+
+    fn ask_one(&self, query: &Query, tier: Tier, target: &str, calls: &Calls, peer: &Peer) -> Result<Head, String> {
+        let agent = calls.agent(peer.node).ok_or("nobody waits for the answer")?;
+        let (caller, callee) = (&self.node.caller, Callee { api: peer.name(), node: peer.node.0 });
+        let answer = match query.head_only {
+            true => caller.head(&agent, &callee, target),
+            false => caller.get(&agent, &callee, target),
+        };
+        let answer = answer.map_err(|e| e.to_string())?;
+        if answer.status() != 200 {
+            return Err(format!("status {}", answer.status()));
+        }
+        if let (Some(wanted), Some(found)) = (tier.data_of(peer), answer.header(DATA_ID))
+            && wanted.to_string() != found
+        {
+            return Err(format!("another node has its address by now, which keeps {found}"));
+        }
+        Head::read(answer).ok_or_else(|| "its answer has not the headers of one".to_string())
+    }
+
+    /// Sends head and body.
+    fn send(&self, query: &Query, gathered: Gathered, reply: Reply) -> io::Result<()> {
+        let node = &*self.node;
+        let replicas = gathered.view.replicas();
+        let is_complete = gathered.missed.is_harmless(replicas);
+        let status = if is_complete { 200 } else { 206 };
+        let headers = self.headers(query, &gathered, is_complete);
+        let good_end = if is_complete { "whole" } else { "partial" };
+        if query.head_only {
+            node.count(good_end);
+            return reply.send(status, &headers, b"");
+        }
+        let begun = Body::begin(reply, status, &headers, node.clock.as_ref());
+        let mut body = begun.inspect_err(|_| node.count("cancelled"))?;
+        let reach = gathered.own_reach();
+        let scanned = Counter::default();
+        let Gathered { own, heads, missed, view, .. } = gathered;
+        let (sources, owners) = self.sources(query, own, heads, &view, &scanned);
+        let mut merge = query.merge(sources);
+        let mut missed_now = missed.clone();
+        let ended = body.write(merge.as_mut(), query.params.limit, |error| {
+            if query.cancel.is_cancelled() {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            let Some(owner) = owners.get(error.index()) else { return Err(io::Error::other(error.to_string())) };
+            log::warn!("query: the answer of {} broke off: {error}", owner.name);
+            owner.is_missed_in(&mut missed_now);
+            if missed.may_become(&missed_now, &owner.name, replicas) {
+                return Ok(());
+            }
+            Err(io::Error::other(format!("the answer cannot do without {}: {error}", owner.name)))
+        });
+        node.count_work(&scanned, reach, body.records);
+        match End::of(ended, &query.cancel) {
+            End::Whole => {
+                node.count(good_end);
+                body.finish()
+            }
+            End::Cancelled => {
+                node.count("cancelled");
+                Ok(())
+            }
+            End::Broken(e) => {
+                // The body ends without its final chunk: nobody takes it for what its head says.
+                node.count("broken");
+                log::error!("a query broke off: {e}");
+                Err(e)
+            }
+        }
+    }
+
+    fn sources(
+        &self,
+        query: &Query,
+        own: Vec<Own>,
+        heads: Vec<(Owner, Head)>,
+        view: &View,
+        scanned: &Counter,
+    ) -> (Vec<Part>, Vec<Owner>) {
+        let (mut sources, mut owners) = (Vec::new(), Vec::new());
+        for Own { tier, parts } in own {
+            let scan = query.scan(parts, self.node.pool.line(), scanned.clone());
+            owners.resize(owners.len() + scan.len(), Owner::new(tier, &view.me));
+            sources.extend(scan.into_iter().map(Part::Own));
+        }
+        for (owner, head) in heads {
+            let body = Box::new(head.answer.into_reader());
+            sources.push(Part::Remote(Remote::new(body, &query.params)));
+            owners.push(owner);
+        }
+        (sources, owners)
+    }
+
+    fn headers(&self, query: &Query, gathered: &Gathered, is_complete: bool) -> Vec<(&'static str, String)> {
+        let heads = || gathered.heads.iter().map(|(_, head)| head);
+        let own_segments: usize = gathered.own.iter().map(|own| own.parts.len()).sum();
+        let segments = heads().fold(own_segments as u64, |sum, head| sum.saturating_add(head.segments));
+        let reach = heads().fold(gathered.own_reach(), |sum, head| sum.saturating_add(head.reach));
+        let mut headers = query.params.headers().to_vec();
+        headers.extend([
+            ("X-Oklog-Nodes-Queried", gathered.asked.to_string()),
+            ("X-Oklog-Segments-Queried", segments.to_string()),
+            ("X-Oklog-Max-Data-Set-Size", reach.to_string()),
+            ("X-Oklog-Error-Count", gathered.missed.count().to_string()),
+            ("X-Oklog-Duration", show_duration(self.node.clock.now().since(query.began))),
+            ("X-Oklog-Complete", is_complete.to_string()),
+        ]);
+        if gathered.missed.count() > 0 {
+            headers.push(("X-Oklog-Silent-Nodes", gathered.missed.names()));
+        }
+        headers
+    }
+}
+
+impl Gathered {
+    /// Bytes that this node itself may have to scan.
+    fn own_reach(&self) -> u64 {
+        self.own.iter().flat_map(|own| &own.parts).map(|part| part.len.0).sum()
+    }
+}
+
+impl Head {
+    fn read(answer: Answer) -> Option<Head> {
+        let segments = parse_decimal(answer.header("X-Oklog-Segments-Queried")?)?;
+        let reach = parse_decimal(answer.header("X-Oklog-Max-Data-Set-Size")?)?;
+        let names = answer.header(KNOWN_STORES).unwrap_or_default().split_ascii_whitespace();
+        let stores = names.filter(|name| *name != "more").map(StoreKey::parse).collect::<Option<_>>()?;
+        Some(Head { segments, reach, stores, answer })
+    }
+}
+
+/// The ingesters whose records are missed. `before` is who was there when they were asked, `now` who is there when the last
+/// of them has answered.
+///
+/// One that is neither a member nor silent any more has handed over everything and left, or is forgotten, and the stores
+/// that are asked after this have its records; unless another process has taken over its directory, which was not asked.
+fn missed_ingesters(before: &View, now: &View, asked: &[(Peer, Option<Head>)]) -> Missed {
+    let answered: BTreeSet<_> = asked.iter().filter(|(_, head)| head.is_some()).map(|(peer, _)| peer.node).collect();
+    let is_gone = |peer: &Peer| {
+        let same = |other: &Peer| {
+            other.node == peer.node || (peer.meta.ingest.is_some() && other.meta.ingest == peer.meta.ingest)
+        };
+        !now.members().chain(silent_ingesters(now)).any(same)
+    };
+    let failed = asked.iter().map(|(peer, _)| peer);
+    let candidates = failed.chain(silent_ingesters(before)).filter(|peer| !is_gone(peer)).chain(silent_ingesters(now));
+    let mut missed = Missed::default();
+    for peer in candidates.filter(|peer| peer.meta.kind.ingests() && !answered.contains(&peer.node)) {
+        missed.ingester(&peer.name());
+    }
+    missed
+}
+
+/// The silent nodes whose ingest tier is missed, too: not a node of both tiers that had drained when it left.
+fn silent_ingesters(view: &View) -> impl Iterator<Item = &Peer> {
+    view.silent.iter().filter(|peer| peer.meta.kind.ingests() && peer.state.misses_ingest())
+}
+
+/// A source of the merge.
+enum Part {
+    Own(PartSource),
+    Remote(Remote),
+}
+
+impl Source for Part {
+    fn next_block(&mut self, block: &mut Vec<u8>) -> Result<bool, MergeError> {
+        match self {
+            Part::Own(part) => part.next_block(block),
+            Part::Remote(remote) => remote.next_block(block),
+        }
+    }
+
+    fn low(&self) -> Id {
+        match self {
+            Part::Own(part) => part.low(),
+            Part::Remote(remote) => remote.low(),
+        }
+    }
+}
+
+impl Descending for Part {
+    fn next_piece(&mut self) -> io::Result<Option<Vec<u8>>> {
+        match self {
+            Part::Own(part) => Descending::next_piece(part),
+            Part::Remote(remote) => remote.next_piece(),
+        }
+    }
+
+    fn high(&self) -> Id {
+        match self {
+            Part::Own(part) => Descending::high(part),
+            Part::Remote(remote) => remote.high(),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "scatter_tests.rs"]
+mod tests;

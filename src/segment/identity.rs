@@ -1,0 +1,47 @@
+//! The id that a directory of segments has for life: 128 bits, as the name of an empty file in it.
+
+use crate::world::entropy::random_u128;
+use crate::world::fs::FileSystem;
+use std::io;
+use std::path::Path;
+
+/// Reads the text form: 32 lower-case hex digits.
+pub fn parse(text: &str) -> Option<u128> {
+    let shaped = text.len() == 32 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    shaped.then(|| u128::from_str_radix(text, 16).ok()).flatten()
+}
+
+/// Draws an id for a directory that has none, and makes it durable before anybody is told. `extension` comes with its dot.
+/// After an error the directory may have the file already: the next start finds it, and nobody was told of another.
+pub fn draw(fs: &dyn FileSystem, dir: &Path, extension: &str) -> io::Result<u128> {
+    let id = random_u128();
+    let file = fs.create_new(&dir.join(format!("{id:032x}{extension}")))?;
+    file.sync_data()?;
+    fs.sync_dir(dir)?;
+    Ok(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::world::fs::memory::MemoryFs;
+
+    #[test]
+    fn an_id_that_was_drawn_is_found_again_in_the_name_of_its_file() {
+        let (fs, dir) = (MemoryFs::default(), Path::new("/d"));
+        fs.create_dir_all(dir).unwrap();
+        let id = draw(&fs, dir, ".kind").unwrap();
+        let names: Vec<String> = fs.list(dir).unwrap().into_iter().map(|entry| entry.name).collect();
+        assert_eq!(names.len(), 1);
+        assert_eq!(names[0].strip_suffix(".kind").and_then(parse), Some(id));
+        assert_ne!(draw(&fs, dir, ".kind").unwrap(), id);
+    }
+
+    #[test]
+    fn only_32_lower_case_hex_digits_are_an_id() {
+        assert_eq!(parse("0000000000000000000000000000000a"), Some(10));
+        for text in ["", "a", "0000000000000000000000000000000A", "+000000000000000000000000000000a"] {
+            assert_eq!(parse(text), None, "{text:?}");
+        }
+    }
+}
