@@ -4,8 +4,8 @@
 //! send each other the claims in those, in datagrams each of which is whole. Between equal tables an exchange costs two
 //! datagrams, whatever their size. A node that has just joined has almost nothing, so it gets everything.
 //!
-//! In the hashes are those who live and those whose records are missed. Of others, that left or were forgotten, not all need
-//! to know.
+//! In the hashes are those who live and those whose records are missed. Of others, that left with nothing or were
+//! forgotten, not all need to know.
 
 use crate::cluster::auth::Seal;
 use crate::cluster::machine::{Event, Machine, Out, part, tell};
@@ -61,6 +61,11 @@ impl Exchange {
         Exchange { at, asked: None, eager: EAGER, streams: VecDeque::new(), stream_at: Monotonic::default() }
     }
 
+    /// The first other node has been heard: its table is wanted soon.
+    pub fn hurry(&mut self, now: Monotonic) {
+        self.at = self.at.min(now + EAGER_PAUSE / 4);
+    }
+
     /// When something is to be done.
     pub fn deadline(&self) -> Monotonic {
         if self.streams.is_empty() { self.at } else { self.at.min(self.stream_at) }
@@ -87,10 +92,10 @@ impl Machine {
     }
 
     fn plan_exchange(&mut self, now: Monotonic) {
-        let eager = self.exchange.eager > 0 && self.members.live() > 0;
-        let span = if eager { EAGER_PAUSE } else { self.exchange_span() };
-        if eager {
-            self.exchange.eager -= 1;
+        let alone = self.members.live() == 0;
+        let span = if self.exchange.eager > 0 || alone { EAGER_PAUSE } else { self.exchange_span() };
+        if !alone {
+            self.exchange.eager = self.exchange.eager.saturating_sub(1);
         }
         self.exchange.at = now + span.mul_f64(0.9) + part(&mut self.dice, span.mul_f64(0.2));
     }
@@ -107,7 +112,7 @@ impl Machine {
         let mut hashes = if self.timing.whole_exchange {
             vec![0]
         } else {
-            let buckets = ((self.members.len() + 1) / BUCKET).next_power_of_two().clamp(1, BUCKETS_MAX);
+            let buckets = ((self.members.count() + 1) / BUCKET).next_power_of_two().clamp(1, BUCKETS_MAX);
             self.hashes(salt, buckets)
         };
         if hashes.is_empty() {

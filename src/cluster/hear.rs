@@ -58,7 +58,10 @@ impl Machine {
             let via = if word.node == sender { Via::Gossip } else { via };
             self.hear(now, word, sender, via, out);
         }
-        self.joined.get_or_insert(now);
+        if self.joined.is_none() {
+            self.joined = Some(now);
+            self.exchange.hurry(now);
+        }
         let is_member = self.members.get(sender).is_some_and(|member| member.meta.gossip == address);
         match head {
             Head::Join => self.welcome(sender, address, room, out),

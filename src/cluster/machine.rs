@@ -366,7 +366,7 @@ impl Machine {
     /// How many nodes are in the table, the dead and this one included. Never more than
     /// [`super::members::MEMBERS_MAX`] and one.
     pub fn table_size(&self) -> usize {
-        self.members.len() + 1
+        self.members.count() + 1
     }
 
     /// How slow this node has reason to believe it is itself, 0 to 8.
@@ -583,3 +583,7 @@ pub(super) fn tell(
 pub(super) fn part(dice: &mut Dice, span: Duration) -> Duration {
     Duration::from_nanos(dice.below(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)))
 }
+
+#[cfg(test)]
+#[path = "hostile_tests.rs"]
+mod tests;

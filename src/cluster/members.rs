@@ -78,7 +78,7 @@ impl Members {
     }
 
     /// How many there are.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.by_id.len()
     }
 
@@ -125,7 +125,7 @@ impl Members {
     /// Adds a node that is not there. Gives false, and does nothing, if the table is full.
     pub fn insert(&mut self, now: Monotonic, claim: (NodeId, u64, State), meta: Arc<Meta>, dice: &mut Dice) -> bool {
         let (node, incarnation, state) = claim;
-        if self.len() >= MEMBERS_MAX || self.by_id.contains_key(&node) {
+        if self.count() >= MEMBERS_MAX || self.by_id.contains_key(&node) {
             return false;
         }
         let address = meta.gossip;

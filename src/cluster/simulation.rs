@@ -353,7 +353,7 @@ impl Simulation {
                 self.now = end;
                 return None;
             }
-            let Some(Reverse(entry)) = self.heap.pop() else { return None };
+            let Reverse(entry) = self.heap.pop()?;
             self.now = entry.at;
             match entry.what {
                 Happening::Arrives { to, from, datagram } => self.deliver(to, from, &datagram),

@@ -65,12 +65,12 @@ fn assert_bounds(nodes: usize, seeds: u64, events: usize, bounds: Bounds) {
 
 #[test]
 fn three_nodes_know_of_crashes_joins_and_good_byes_in_time() {
-    assert_bounds(3, 20, 1, ([2.2, 5.0, 9.0, 0.5, 0.7, 1.0], [150.0, 200.0, 320.0]));
+    assert_bounds(3, 20, 1, ([2.6, 5.0, 9.0, 0.5, 0.7, 1.0], [150.0, 200.0, 320.0]));
 }
 
 #[test]
 fn a_hundred_nodes_know_of_crashes_joins_and_good_byes_in_time() {
-    assert_bounds(100, 2, 8, ([2.2, 6.0, 15.0, 0.8, 1.2, 1.5], [150.0, 200.0, 900.0]));
+    assert_bounds(100, 2, 8, ([2.6, 6.0, 15.0, 0.8, 1.2, 1.5], [150.0, 200.0, 900.0]));
 }
 
 #[test]
@@ -252,7 +252,7 @@ fn nobody_forgets_a_node_that_lives() {
 }
 
 #[test]
-fn who_says_good_bye_has_left_and_a_store_is_missed() {
+fn who_says_good_bye_has_left_and_who_has_not_drained_is_dead() {
     let mut world = world(4, 4, 0);
     let drained = Meta { kind: PeerKind::Ingest, store: None, ..Simulation::meta(20, 9_000_000) };
     let hasty = Meta { kind: PeerKind::Ingest, store: None, ..Simulation::meta(21, 9_000_000) };
@@ -269,7 +269,7 @@ fn who_says_good_bye_has_left_and_a_store_is_missed() {
     assert_eq!(world.running().count(), 3);
     assert_eq!(world.believers(first, Some(State::Left)), 3);
     assert_eq!(world.believers(second, Some(State::Dead)), 3);
-    assert_eq!(world.believers(store, Some(State::Dead)), 3);
+    assert_eq!(world.believers(store, Some(State::Left)), 3);
 }
 
 #[test]
@@ -303,20 +303,4 @@ fn what_is_remembered_is_missed_until_it_is_heard() {
     world.start(2, Vec::new(), Vec::new());
     assert!(agrees_within(&mut world, 10), "who is remembered is called");
     assert_eq!(world.processes[first].machine.table_size(), 3);
-}
-
-#[test]
-fn zz_debug() {
-    for (nodes, loss, seeds, events, quiet) in [(3, 25, 200, 1, 600), (100, 0, 20, 10, 120), (100, 10, 20, 10, 120)] {
-        let plan = Course { nodes, loss, quiet: secs(quiet), events, timing: Timing::default() };
-        for seed in 0..seeds {
-            let figures = course(seed, &plan);
-            if worst(&figures.dead) > 15.0 || worst(&figures.joined) > 15.0 || worst(&figures.left) > 15.0 {
-                eprintln!(
-                    "{nodes} {loss} {seed}: dead {:?} joined {:?} left {:?}",
-                    figures.dead, figures.joined, figures.left
-                );
-            }
-        }
-    }
 }

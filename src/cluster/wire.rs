@@ -291,13 +291,11 @@ fn read_head(kind: u8, content: &mut Reader<'_>) -> Option<Option<Head>> {
         8 => Head::Gossip,
         9 => {
             let salt = content.u64()?;
-            let (hashes, []) = content.0.as_chunks::<4>() else { return None };
-            let hashes: Vec<u32> = hashes.iter().map(|hash| u32::from_be_bytes(*hash)).collect();
-            if !hashes.len().is_power_of_two() {
-                return None;
+            let mut hashes = Vec::with_capacity(content.0.len() / 4);
+            while !content.0.is_empty() {
+                hashes.push(content.u32()?);
             }
-            content.0 = &[];
-            Head::Digest { salt, hashes }
+            hashes.len().is_power_of_two().then_some(Head::Digest { salt, hashes })?
         }
         10 => {
             let (salt, buckets) = (content.u64()?, content.u16()?);
