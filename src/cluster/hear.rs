@@ -78,7 +78,6 @@ impl Machine {
             Head::Ping { sequence, .. } => {
                 let ack = crate::cluster::wire::write_head(&Head::Ack { sequence, load: Default::default() });
                 self.post(Some(sender), address, &ack, out);
-                self.meet_stranger(now, address, out);
             }
             Head::Ack { sequence, load } => {
                 self.note_load(sender, load);

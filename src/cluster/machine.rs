@@ -36,8 +36,6 @@ const JOIN_PAUSE: Duration = Duration::from_millis(120);
 const LEAVE_ROUNDS: u32 = 3;
 const LEAVE_PAUSE: Duration = Duration::from_millis(200);
 const LEAVE_TIME: Duration = Duration::from_millis(900);
-/// How often at most this node calls somebody it does not know, who has pinged it.
-const STRANGER_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a machine begins with.
 #[derive(Clone, Debug)]
@@ -131,7 +129,6 @@ pub struct Machine {
     gossip_at: Option<Monotonic>,
     pub(super) exchange: Exchange,
     rejoin_at: Monotonic,
-    stranger_at: Monotonic,
     pub(super) survey_at: Monotonic,
     pub(super) surveyed: u64,
     pub(super) copies: Vec<(NodeId, NodeId)>,
@@ -195,7 +192,6 @@ impl Machine {
             gossip_at: None,
             exchange: Exchange::new(next_exchange),
             rejoin_at: now,
-            stranger_at: now,
             surveyed: 0,
             copies: Vec::new(),
             joining: None,
@@ -431,15 +427,6 @@ impl Machine {
         }
         wire::pad(&mut body, PACKET - Seal::OVERHEAD);
         self.post(None, address, &body, out);
-    }
-
-    /// Somebody who is not in the table knows this node: asks who that is. So of two that know of each other at all, both
-    /// do within a round of probes. At most once a second, since the call is longer than what it answers.
-    pub(super) fn meet_stranger(&mut self, now: Monotonic, address: SocketAddr, out: &mut Out) {
-        if self.stranger_at <= now && self.leaving.is_none() && self.is_unknown(address) {
-            self.stranger_at = now + STRANGER_PAUSE;
-            self.call(address, out);
-        }
     }
 
     fn tick_rejoin(&mut self, now: Monotonic, out: &mut Out) {
