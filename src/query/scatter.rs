@@ -23,7 +23,7 @@ use super::complete::{Missed, StoreKey};
 use super::newest::Descending;
 use super::remote::Remote;
 use super::scan::PartSource;
-use crate::cluster::{Peer, View};
+use crate::cluster::{Peer, State, View};
 use crate::http::client::{Answer, Callee};
 use crate::http::{Reply, Request, path};
 use crate::merge::k_way::{MergeError, Source};
@@ -320,21 +320,27 @@ impl Head {
 ///
 /// One that is neither a member nor silent any more has handed over everything and left, or is forgotten, and the stores
 /// that are asked after this have its records; unless another process has taken over its directory, which was not asked.
+/// Nor is anything missed of the ingest tier of a silent node that handed over everything before it left: its store is.
 fn missed_ingesters(before: &View, now: &View, asked: &[(Peer, Option<Head>)]) -> Missed {
     let answered: BTreeSet<_> = asked.iter().filter(|(_, head)| head.is_some()).map(|(peer, _)| peer.node).collect();
     let is_gone = |peer: &Peer| {
         let same = |other: &Peer| {
             other.node == peer.node || (peer.meta.ingest.is_some() && other.meta.ingest == peer.meta.ingest)
         };
-        !now.members().chain(&now.silent).any(same)
+        !now.members().chain(silent_ingesters(now)).any(same)
     };
     let failed = asked.iter().map(|(peer, _)| peer);
-    let candidates = failed.chain(&before.silent).filter(|peer| !is_gone(peer)).chain(&now.silent);
+    let candidates = failed.chain(silent_ingesters(before)).filter(|peer| !is_gone(peer)).chain(silent_ingesters(now));
     let mut missed = Missed::default();
     for peer in candidates.filter(|peer| peer.meta.kind.ingests() && !answered.contains(&peer.node)) {
         missed.ingester(&peer.name());
     }
     missed
+}
+
+/// The silent nodes in whose ingest tiers records may wait.
+fn silent_ingesters(view: &View) -> impl Iterator<Item = &Peer> {
+    view.silent.iter().filter(|peer| peer.state != State::Left)
 }
 
 /// A source of the merge.
