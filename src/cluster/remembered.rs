@@ -10,6 +10,7 @@
 //! Bounds: [`MAX_LINES`] nodes, [`LONGEST`] bytes; what is beyond is not read.
 
 use super::claim::{Claim, DataId, Meta, NodeId, PeerKind, State};
+use super::members::MEMBERS_MAX;
 use crate::unit::Bytes;
 use crate::world::fs::{FileSystem, read_full_at};
 use std::collections::BTreeMap;
@@ -23,8 +24,8 @@ const NAME: &str = "members";
 const NEXT: &str = "members.new";
 const FIRST_WORDS: &str = "oklog members 1 start=";
 
-/// The most nodes that are remembered: as many as a cluster may have members.
-pub const MAX_LINES: usize = 10_000;
+/// The most nodes that are remembered: all that a table may hold, and this one.
+pub const MAX_LINES: usize = MEMBERS_MAX + 1;
 
 /// The longest file that is read whole, in bytes. A line of ours has less than 400.
 pub const LONGEST: u64 = 8 << 20;

@@ -297,6 +297,11 @@ impl Gate {
                 Refusal::new(405, "method", format!("{} knows only {}", route.path, route.methods.join(", ")));
             return Err(Refusal { header: Some(allow), ..refusal });
         }
+        // Browsers say where a page that calls is from (Fetch standard, section 3.2); nodes have nothing to say there. So no
+        // page that an operator happens to open makes nodes hand over segments, or forget one another.
+        if route.access == Access::Peers && head.header("Origin").is_some() {
+            return Err(Refusal::new(403, "origin", "this is for nodes of the cluster, not for web pages"));
+        }
         if let (Access::Peers, Some(guard)) = (route.access, &self.guard) {
             let admitted = guard.admit(&head.method, &head.target, head.header(SIGNATURE));
             admitted.map_err(|sentence| Refusal::new(401, "signature", sentence))?;

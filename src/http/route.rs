@@ -26,7 +26,7 @@ pub enum Lane {
 pub enum Access {
     /// Whoever reaches the port.
     Open,
-    /// Nodes of the cluster: where a key is set, calls that are signed with it. See [`Guard`].
+    /// Nodes of the cluster: where a key is set, calls that are signed with it, see [`Guard`]; never web pages.
     Peers,
 }
 

@@ -7,7 +7,7 @@
 //! It would be missed without anybody knowing, and could hold the only copies that are not silent. So ingesters name the
 //! stores they know of, and one that the asked node knows nothing of is counted as silent.
 
-use crate::cluster::{DataId, Peer, State};
+use crate::cluster::{DataId, Peer};
 use std::collections::BTreeSet;
 
 /// The first 16 hexadecimal digits of a [`DataId`]: what ingesters name stores by, in a header that must stay short.
@@ -59,18 +59,6 @@ impl Missed {
     pub fn ingester(&mut self, name: &str) {
         self.ingesters.insert(name.to_string());
         self.names.insert(name.to_string());
-    }
-
-    /// A node is silent in all that it does.
-    pub fn node(&mut self, peer: &Peer) {
-        let name = peer.name();
-        if peer.meta.kind.stores() {
-            self.store(StoreKey::of_peer(peer), &name);
-        }
-        // One that left has handed over what waited there.
-        if peer.meta.kind.ingests() && peer.state != State::Left {
-            self.ingester(&name);
-        }
     }
 
     /// Whether an answer that lacks this is whole all the same, where every record is on `replicas` stores.

@@ -23,7 +23,7 @@ use super::complete::{Missed, StoreKey};
 use super::newest::Descending;
 use super::remote::Remote;
 use super::scan::PartSource;
-use crate::cluster::{Peer, State, View};
+use crate::cluster::{Peer, View};
 use crate::http::client::{Answer, Callee};
 use crate::http::{Reply, Request, path};
 use crate::merge::k_way::{MergeError, Source};
@@ -320,7 +320,6 @@ impl Head {
 ///
 /// One that is neither a member nor silent any more has handed over everything and left, or is forgotten, and the stores
 /// that are asked after this have its records; unless another process has taken over its directory, which was not asked.
-/// Nor is anything missed of the ingest tier of a silent node that handed over everything before it left: its store is.
 fn missed_ingesters(before: &View, now: &View, asked: &[(Peer, Option<Head>)]) -> Missed {
     let answered: BTreeSet<_> = asked.iter().filter(|(_, head)| head.is_some()).map(|(peer, _)| peer.node).collect();
     let is_gone = |peer: &Peer| {
@@ -338,9 +337,9 @@ fn missed_ingesters(before: &View, now: &View, asked: &[(Peer, Option<Head>)]) -
     missed
 }
 
-/// The silent nodes in whose ingest tiers records may wait.
+/// The silent nodes whose ingest tier is missed, too: not a node of both tiers that had drained when it left.
 fn silent_ingesters(view: &View) -> impl Iterator<Item = &Peer> {
-    view.silent.iter().filter(|peer| peer.state != State::Left)
+    view.silent.iter().filter(|peer| peer.meta.kind.ingests() && peer.state.misses_ingest())
 }
 
 /// A source of the merge.

@@ -47,7 +47,7 @@ fn an_ingester_serves_nothing_of_a_store() {
 #[test]
 fn a_store_alone_answers_queries_with_nothing_and_has_no_ports_for_lines() {
     let mut node = Node::start_as(Role::Store, &[]);
-    assert_eq!(node.ports(), ["api"]);
+    assert_eq!(node.ports(), ["api", "cluster"]);
     assert!(node.stderr().iter().all(|line| !line.contains("port=fast") && !line.contains("port=bulk")));
     let answer = node.query(&[]);
     assert_eq!((answer.status, answer.body.as_slice()), (200, &b""[..]));
