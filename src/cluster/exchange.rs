@@ -4,17 +4,17 @@
 //! send each other the claims in those, in datagrams each of which is whole. Between equal tables an exchange costs two
 //! datagrams, whatever their size. A node that has just joined has almost nothing, so it gets everything.
 //!
-//! In the hashes are those who live and those whose records are missed. Of others, that left or were forgotten, not all need
-//! to know.
+//! In the hashes are those who live and those whose records are missed. Of others, that left with nothing or were
+//! forgotten, not all need to know.
 
 use crate::cluster::auth::Seal;
 use crate::cluster::machine::{Event, Machine, Out, part, tell};
-use crate::cluster::members::{Member, is_live};
+use crate::cluster::members::Member;
 use crate::cluster::wire::{self, CLAIM_MAX, Head, PACKET};
-use crate::cluster::{DataId, NodeId};
+use crate::cluster::{DataId, Meta, NodeId};
 use crate::unit::Monotonic;
 use crate::world::entropy::Dice;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 
 /// So many hashes of four bytes fit into a datagram.
@@ -27,8 +27,13 @@ const STREAMS_MAX: usize = 8;
 const STREAM_BURST: usize = 8;
 const STREAM_PAUSE: Duration = Duration::from_millis(10);
 /// A node that has just joined has this many exchanges, soon after one another, until one finds nothing new.
-const EAGER: u32 = 6;
+const EAGER: u32 = 12;
 const EAGER_PAUSE: Duration = Duration::from_secs(1);
+/// Where tables differed there may be more to be learned, from another.
+const AGAIN: Duration = Duration::from_secs(5);
+/// After the last sign that a split network has healed it is asked this often, this long later.
+const AFTER_REVIVAL: u32 = 4;
+const SETTLED: Duration = Duration::from_secs(6);
 /// Beyond this many members exchanges become rarer (memberlist: `pushPullScaleThreshold`).
 const FEW: f64 = 32.0;
 
@@ -45,9 +50,20 @@ pub struct Exchange {
 }
 
 impl Exchange {
+    /// Somebody who was buried lives: others may do so, too, whose word was missed. Asked when the news has gone round.
+    pub fn note_revival(&mut self, now: Monotonic, dice: &mut Dice) {
+        self.eager = self.eager.max(AFTER_REVIVAL);
+        self.at = now + SETTLED + part(dice, SETTLED);
+    }
+
     /// None yet; the first at `at`.
     pub fn new(at: Monotonic) -> Exchange {
         Exchange { at, asked: None, eager: EAGER, streams: VecDeque::new(), stream_at: Monotonic::default() }
+    }
+
+    /// The first other node has been heard: its table is wanted soon.
+    pub fn hurry(&mut self, now: Monotonic) {
+        self.at = self.at.min(now + EAGER_PAUSE / 4);
     }
 
     /// When something is to be done.
@@ -76,10 +92,10 @@ impl Machine {
     }
 
     fn plan_exchange(&mut self, now: Monotonic) {
-        let eager = self.exchange.eager > 0 && self.members.live() > 0;
-        let span = if eager { EAGER_PAUSE } else { self.exchange_span() };
-        if eager {
-            self.exchange.eager -= 1;
+        let alone = self.members.live() == 0;
+        let span = if self.exchange.eager > 0 || alone { EAGER_PAUSE } else { self.exchange_span() };
+        if !alone {
+            self.exchange.eager = self.exchange.eager.saturating_sub(1);
         }
         self.exchange.at = now + span.mul_f64(0.9) + part(&mut self.dice, span.mul_f64(0.2));
     }
@@ -96,7 +112,7 @@ impl Machine {
         let mut hashes = if self.timing.whole_exchange {
             vec![0]
         } else {
-            let buckets = ((self.members.len() + 1) / BUCKET).next_power_of_two().clamp(1, BUCKETS_MAX);
+            let buckets = ((self.members.count() + 1) / BUCKET).next_power_of_two().clamp(1, BUCKETS_MAX);
             self.hashes(salt, buckets)
         };
         if hashes.is_empty() {
@@ -160,6 +176,10 @@ impl Machine {
         if self.exchange.streams.len() < STREAMS_MAX {
             self.stream(now, from, usize::from(buckets), bits);
         }
+        if !self.timing.whole_exchange {
+            let again = now + AGAIN.mul_f64(0.5) + part(&mut self.dice, AGAIN);
+            self.exchange.at = self.exchange.at.min(again);
+        }
     }
 
     /// Lets another have all claims of these buckets.
@@ -204,47 +224,54 @@ impl Machine {
             return;
         }
         self.survey_at = now + self.timing.rejoin;
-        let mut servers: BTreeMap<DataId, Vec<NodeId>> = BTreeMap::new();
-        let mut note = |node, store: Option<DataId>, ingest: Option<DataId>| {
-            store.into_iter().chain(ingest).for_each(|id| servers.entry(id).or_default().push(node));
-        };
-        note(self.me.node, self.me.meta.store, self.me.meta.ingest);
-        for member in self.members.iter().filter(|member| member.is_live()) {
-            note(member.node, member.meta.store, member.meta.ingest);
+        let old = |member: &Member| now.since(member.since) >= self.timing.tombstone;
+        let is_over = |member: &Member| old(member) && (member.replaced || !member.state.misses(&member.meta));
+        let over: Vec<NodeId> =
+            self.members.gone().filter(|member| is_over(member)).map(|member| member.node).collect();
+        for node in over {
+            self.news.remove(node);
+            self.members.remove(node);
         }
-        let served = |id: Option<DataId>| id.is_none_or(|id| servers.contains_key(&id));
-        let is_replaced = |member: &Member| served(member.meta.store) && served(member.meta.ingest);
-        let gone = self.members.iter().filter(|member| !is_live(member.state));
-        let gone: Vec<(NodeId, bool, bool)> = gone
-            .map(|member| {
-                let missed = member.state.misses(&member.meta);
-                let replaced = missed && is_replaced(member);
-                let old = now.since(member.since) >= self.timing.tombstone;
-                (member.node, replaced, old && (replaced || !missed))
+        if self.surveyed != self.members.changes() || !self.copies.is_empty() {
+            self.surveyed = self.members.changes();
+            self.survey_directories(out);
+        }
+    }
+
+    fn survey_directories(&mut self, out: &mut Out) {
+        let directories = |node: NodeId, meta: &Meta| {
+            meta.store.into_iter().chain(meta.ingest).map(move |id| (id, node)).collect::<Vec<(DataId, NodeId)>>()
+        };
+        let live = self.members.iter().filter(|member| member.is_live());
+        let mut served: Vec<(DataId, NodeId)> =
+            live.flat_map(|member| directories(member.node, &member.meta)).collect();
+        served.extend(directories(self.me.node, &self.me.meta));
+        served.sort();
+        let is_served = |id: Option<DataId>| {
+            id.is_none_or(|id| {
+                served.get(served.partition_point(|(other, _)| *other < id)).is_some_and(|at| at.0 == id)
             })
-            .collect();
-        for (node, replaced, is_over) in gone {
-            if is_over {
-                self.news.remove(node);
-                self.members.remove(node);
-            } else if let Some(member) = self.members.get_mut(node).filter(|member| member.replaced != replaced) {
+        };
+        let is_replaced = |member: &Member| {
+            member.state.misses(&member.meta) && is_served(member.meta.store) && is_served(member.meta.ingest)
+        };
+        let gone: Vec<(NodeId, bool)> = self.members.gone().map(|member| (member.node, is_replaced(member))).collect();
+        for (node, replaced) in gone {
+            if let Some(member) = self.members.get_mut(node).filter(|member| member.replaced != replaced) {
                 member.replaced = replaced;
                 self.changed = true;
             }
         }
-        self.note_copies(servers.into_values().filter(|nodes| nodes.len() > 1), out);
+        let twice = served.iter().zip(served.iter().skip(1)).filter(|(one, other)| one.0 == other.0);
+        let mut pairs: Vec<(NodeId, NodeId)> = twice.map(|(one, other)| (one.1, other.1)).collect();
+        pairs.sort();
+        pairs.dedup();
+        self.note_copies(pairs, out);
     }
 
     /// Two that serve one directory are a process and its successor, until the one is found to be dead; if both still live
     /// at the next look, one is a copy.
-    fn note_copies(&mut self, served_twice: impl Iterator<Item = Vec<NodeId>>, out: &mut Out) {
-        let mut pairs: Vec<(NodeId, NodeId)> = Vec::new();
-        for mut nodes in served_twice {
-            nodes.sort();
-            pairs.extend(nodes.iter().zip(nodes.iter().skip(1)).map(|(one, other)| (*one, *other)));
-        }
-        pairs.sort();
-        pairs.dedup();
+    fn note_copies(&mut self, pairs: Vec<(NodeId, NodeId)>, out: &mut Out) {
         let meta_of = |node: NodeId| {
             if node == self.me.node { Some(&self.me.meta) } else { self.members.get(node).map(|member| &member.meta) }
         };

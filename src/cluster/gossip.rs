@@ -44,11 +44,6 @@ impl News {
         self.order.is_empty()
     }
 
-    /// How many nodes there is news about.
-    pub fn len(&self) -> usize {
-        self.order.len()
-    }
-
     /// Lets `write` append claims to `body` until it has `budget` bytes. An entry that has been sent `limit` times is gone.
     /// `write` gives false, and appends nothing, about a node that is not known any more.
     pub fn fill(

@@ -58,7 +58,10 @@ impl Machine {
             let via = if word.node == sender { Via::Gossip } else { via };
             self.hear(now, word, sender, via, out);
         }
-        self.joined.get_or_insert(now);
+        if self.joined.is_none() {
+            self.joined = Some(now);
+            self.exchange.hurry(now);
+        }
         let is_member = self.members.get(sender).is_some_and(|member| member.meta.gossip == address);
         match head {
             Head::Join => self.welcome(sender, address, room, out),
@@ -67,9 +70,15 @@ impl Machine {
                 let ack = Head::Ack { sequence, load: self.me.load };
                 self.send(sender, &ack, out);
             }
+            Head::Ping { .. } | Head::Ask { .. } | Head::Digest { .. } if self.members.get(sender).is_none() => {
+                let who = crate::cluster::wire::write_head(&Head::Who);
+                self.post(Some(sender), address, &who, out);
+            }
+            // One that sends from where it does not receive: it may be somebody else who gets the answer.
             Head::Ping { sequence, .. } => {
                 let ack = crate::cluster::wire::write_head(&Head::Ack { sequence, load: Default::default() });
                 self.post(Some(sender), address, &ack, out);
+                self.meet_stranger(now, address, out);
             }
             Head::Ack { sequence, load } => {
                 self.note_load(sender, load);
@@ -83,6 +92,7 @@ impl Machine {
             Head::Welcome if !was_live => self.begin_exchange(now, sender, out),
             Head::Digest { salt, hashes } => self.compare(now, sender, salt, &hashes, out),
             Head::Differ { salt, buckets, bits } => self.complete(now, sender, salt, buckets, &bits),
+            Head::Who => self.introduce(sender, address, out),
             Head::Welcome | Head::Gossip | Head::Table => {}
         }
     }
@@ -232,6 +242,9 @@ impl Machine {
         self.suspicions.remove(node);
         self.news.add(node, false);
         self.changed = true;
+        if !is_live(before) && claim.1 == State::Alive && !self.timing.whole_exchange {
+            self.exchange.note_revival(now, &mut self.dice);
+        }
         if before != claim.1 {
             out.events.push(Event::Became { node, meta, state: claim.1 });
         }

@@ -36,6 +36,8 @@ const JOIN_PAUSE: Duration = Duration::from_millis(120);
 const LEAVE_ROUNDS: u32 = 3;
 const LEAVE_PAUSE: Duration = Duration::from_millis(200);
 const LEAVE_TIME: Duration = Duration::from_millis(900);
+/// How often at most this node calls somebody it does not know, who has pinged it.
+const STRANGER_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a machine begins with.
 #[derive(Clone, Debug)]
@@ -122,11 +124,16 @@ pub struct Machine {
     pub(super) sequence: u32,
     pub(super) probe: Option<Probe>,
     pub(super) next_probe: Monotonic,
+    pub(super) probes: u32,
+    /// A suspect that too few have confirmed yet.
+    pub(super) ask_again: Option<NodeId>,
     pub(super) favours: Vec<Favour>,
     gossip_at: Option<Monotonic>,
     pub(super) exchange: Exchange,
     rejoin_at: Monotonic,
+    stranger_at: Monotonic,
     pub(super) survey_at: Monotonic,
+    pub(super) surveyed: u64,
     pub(super) copies: Vec<(NodeId, NodeId)>,
     joining: Option<Joining>,
     /// Since when other nodes have been heard.
@@ -166,25 +173,30 @@ impl Machine {
     /// A node that has just started and knows nobody but those it remembers.
     pub fn new(config: Config, seal: Seal, mut dice: Dice, now: Monotonic) -> Machine {
         let Config { node, meta, remembered, timing } = config;
-        let (next_probe, next_exchange) = (now + part(&mut dice, timing.period), now + timing.exchange);
+        let (next_probe, next_exchange) = (now + part(&mut dice, timing.probe), now + timing.exchange);
+        let probes = dice.roll() as u32;
         let me = Me { node, meta: Arc::new(meta), incarnation: 1, state: State::Alive, load: Load::default() };
         let mut machine = Machine {
             sequence: dice.roll() as u32,
             survey_at: now + timing.rejoin + part(&mut dice, timing.rejoin),
-            me,
             timing,
             dice,
             seal,
-            members: Members::default(),
+            members: Members::new(me.node),
+            me,
             suspicions: Suspicions::default(),
             news: News::default(),
             health: 0,
             probe: None,
             next_probe,
+            probes,
+            ask_again: None,
             favours: Vec::new(),
             gossip_at: None,
             exchange: Exchange::new(next_exchange),
             rejoin_at: now,
+            stranger_at: now,
+            surveyed: 0,
             copies: Vec::new(),
             joining: None,
             joined: None,
@@ -197,6 +209,8 @@ impl Machine {
         for claim in remembered {
             machine.remember(now, claim);
         }
+        let me = machine.me.node;
+        machine.news.add(me, true);
         machine
     }
 
@@ -205,6 +219,7 @@ impl Machine {
         for (node, meta) in others.iter().filter(|(node, _)| *node != self.me.node) {
             self.members.insert(now, (*node, 1, State::Alive), meta.clone(), &mut self.dice);
         }
+        self.news.remove(self.me.node);
         self.joined = Some(now);
         self.rejoin_at = now + part(&mut self.dice, self.timing.rejoin);
         let span = self.exchange_span();
@@ -351,7 +366,7 @@ impl Machine {
     /// How many nodes are in the table, the dead and this one included. Never more than
     /// [`super::members::MEMBERS_MAX`] and one.
     pub fn table_size(&self) -> usize {
-        self.members.len() + 1
+        self.members.count() + 1
     }
 
     /// How slow this node has reason to believe it is itself, 0 to 8.
@@ -387,7 +402,7 @@ impl Machine {
         self.adjust_health(1);
         self.probe = None;
         self.favours.clear();
-        self.next_probe = now + part(&mut self.dice, self.timing.period);
+        self.next_probe = now + part(&mut self.dice, self.timing.probe);
         self.suspicions.delay_all(late + self.timing.period);
     }
 
@@ -399,11 +414,10 @@ impl Machine {
         if joining.rounds == 0 {
             self.joining = None;
         }
-        addresses.into_iter().filter(|to| self.is_unknown(*to)).collect::<Vec<_>>().into_iter().for_each(|to| {
-            self.call(to, out);
-        });
-        if self.members.live() > 0 {
-            self.joining = None;
+        for to in addresses {
+            if self.is_unknown(to) {
+                self.call(to, out);
+            }
         }
     }
 
@@ -417,6 +431,15 @@ impl Machine {
         }
         wire::pad(&mut body, PACKET - Seal::OVERHEAD);
         self.post(None, address, &body, out);
+    }
+
+    /// Somebody who is not in the table knows this node: asks who that is. So of two that know of each other at all, both
+    /// do within a round of probes. At most once a second, since the call is longer than what it answers.
+    pub(super) fn meet_stranger(&mut self, now: Monotonic, address: SocketAddr, out: &mut Out) {
+        if self.stranger_at <= now && self.leaving.is_none() && self.is_unknown(address) {
+            self.stranger_at = now + STRANGER_PAUSE;
+            self.call(address, out);
+        }
     }
 
     fn tick_rejoin(&mut self, now: Monotonic, out: &mut Out) {
@@ -448,12 +471,19 @@ impl Machine {
         if self.gossip_at.is_none_or(|at| at > now) {
             return;
         }
-        let targets = self.members.some_live(&mut self.dice, self.timing.fanout, |_| true);
+        // By chance alone some hear nothing: one in e^9 if each tells nine. So a neighbour is told by its neighbour besides.
+        let neighbour = if self.timing.by_chance > 1 { self.members.neighbour() } else { None };
+        let others =
+            self.members.some_live(&mut self.dice, self.timing.fanout, |member| Some(member.node) != neighbour);
+        let targets: Vec<NodeId> = neighbour.into_iter().chain(others).collect();
         targets.into_iter().for_each(|to| self.send(to, &Head::Gossip, out));
         let since = now - self.timing.tell_the_dead;
         let dead = self.members.any_gone(&mut self.dice, since).filter(|gone| gone.state == State::Dead);
-        if let Some(dead) = dead.map(|dead| dead.node) {
-            self.send(dead, &Head::Gossip, out);
+        if let Some((dead, address)) = dead.map(|dead| (dead.node, dead.meta.gossip)) {
+            // Only what it has to refute: news would be wasted on most of them.
+            let mut body = wire::write_head(&Head::Gossip);
+            tell(&self.me, &self.members, &self.suspicions, &mut body, dead, false);
+            self.post(Some(dead), address, &body, out);
         }
         let idle = self.news.is_empty() || self.members.live() == 0;
         self.gossip_at = (!idle).then(|| now + self.timing.gossip);
@@ -483,7 +513,7 @@ impl Machine {
 
     fn fill(&mut self, body: &mut Vec<u8>) {
         let nodes = (self.members.live() + 2) as f64;
-        let limit = self.timing.retransmit.saturating_mul(nodes.log10().ceil().max(1.0) as u32);
+        let limit = self.timing.retransmit.saturating_mul(nodes.log10().ceil() as u32 + self.timing.retransmit_more);
         let (me, members, suspicions) = (&self.me, &self.members, &self.suspicions);
         let write = |body: &mut Vec<u8>, node: NodeId, whole: bool| tell(me, members, suspicions, body, node, whole);
         self.news.fill(body, PACKET - Seal::OVERHEAD, limit, write);
@@ -498,6 +528,13 @@ impl Machine {
             return;
         }
         out.datagrams.push((address, datagram));
+    }
+
+    /// Tells a member that does not know us who we are.
+    pub(super) fn introduce(&mut self, to: NodeId, address: SocketAddr, out: &mut Out) {
+        let mut body = wire::write_head(&Head::Gossip);
+        tell(&self.me, &self.members, &self.suspicions, &mut body, self.me.node, true);
+        self.post(Some(to), address, &body, out);
     }
 
     /// Answers a call: whom we know, in no more bytes than came.
@@ -546,3 +583,7 @@ pub(super) fn tell(
 pub(super) fn part(dice: &mut Dice, span: Duration) -> Duration {
     Duration::from_nanos(dice.below(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)))
 }
+
+#[cfg(test)]
+#[path = "hostile_tests.rs"]
+mod tests;

@@ -115,8 +115,7 @@ fn departures(world: &mut Simulation, course: &Course, figures: &mut Figures) {
     for number in 0..course.events {
         let index = course.nodes + number;
         let Some(node) = world.processes.get(index).map(|process| process.node) else { return };
-        world.watch(node, State::Dead);
-        // A combined node is a store, too: its good-bye is that it is dead.
+        world.watch(node, State::Left);
         world.leave(index, true);
         let others = course.nodes + course.events - number - 1;
         let left = wait(world, node, others);

@@ -56,6 +56,7 @@ pub fn is_live(state: State) -> bool {
 /// All nodes but this one.
 #[derive(Default, Debug)]
 pub struct Members {
+    me: NodeId,
     slots: Vec<Option<Member>>,
     free: Vec<u32>,
     by_id: HashMap<NodeId, u32>,
@@ -63,14 +64,32 @@ pub struct Members {
     /// The live ones in random order; those before `turn` have been probed in this round.
     ring: Vec<u32>,
     turn: usize,
+    /// The one alive that comes after this node in the order of ids, if that is known.
+    neighbour: Option<NodeId>,
     /// The others, by the time since when they are so.
     gone: Vec<(Monotonic, u32)>,
+    changes: u64,
 }
 
 impl Members {
+    /// Nobody, for this node.
+    pub fn new(me: NodeId) -> Members {
+        Members { me, ..Members::default() }
+    }
+
     /// How many there are.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.by_id.len()
+    }
+
+    /// How often somebody has come, gone, or come back.
+    pub fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    /// All that are not live, those that have been so for longest first.
+    pub fn gone(&self) -> impl Iterator<Item = &Member> {
+        self.gone.iter().filter_map(|(_, slot)| self.at(*slot))
     }
 
     /// How many of them live.
@@ -106,7 +125,7 @@ impl Members {
     /// Adds a node that is not there. Gives false, and does nothing, if the table is full.
     pub fn insert(&mut self, now: Monotonic, claim: (NodeId, u64, State), meta: Arc<Meta>, dice: &mut Dice) -> bool {
         let (node, incarnation, state) = claim;
-        if self.len() >= MEMBERS_MAX || self.by_id.contains_key(&node) {
+        if self.count() >= MEMBERS_MAX || self.by_id.contains_key(&node) {
             return false;
         }
         let address = meta.gossip;
@@ -120,6 +139,7 @@ impl Members {
             *place = Some(member);
         }
         self.by_id.insert(node, slot);
+        self.consider_neighbour(node, state);
         if is_live(state) || !self.by_address.contains_key(&address) {
             self.by_address.insert(address, slot);
         }
@@ -135,6 +155,7 @@ impl Members {
         if moves {
             self.exit(slot);
         }
+        self.consider_neighbour(node, claim.1);
         if let Some(Some(member)) = self.slots.get_mut(slot as usize) {
             (member.incarnation, member.state) = claim;
             if moves {
@@ -161,6 +182,7 @@ impl Members {
 
     /// Takes a node out.
     pub fn remove(&mut self, node: NodeId) {
+        self.changes += 1;
         let Some(slot) = self.by_id.remove(&node) else { return };
         self.exit(slot);
         let Some(member) = self.slots.get_mut(slot as usize).and_then(Option::take) else { return };
@@ -184,6 +206,29 @@ impl Members {
         let slot = *self.ring.get(self.turn)?;
         self.turn += 1;
         self.at(slot).map(|member| member.node)
+    }
+
+    /// The next one alive in the order of ids after this node, as in a ring. Suspects are passed over: whoever suspects one takes
+    /// care of the next in its stead.
+    pub fn neighbour(&mut self) -> Option<NodeId> {
+        let known = self.neighbour.and_then(|node| self.get(node)).filter(|member| member.state == State::Alive);
+        if let Some(known) = known {
+            return Some(known.node);
+        }
+        let alive = self.iter().filter(|member| member.state == State::Alive).map(|member| member.node);
+        self.neighbour = alive.min_by_key(|node| self.distance(*node));
+        self.neighbour
+    }
+
+    fn distance(&self, node: NodeId) -> u128 {
+        node.0.wrapping_sub(self.me.0)
+    }
+
+    fn consider_neighbour(&mut self, node: NodeId, state: State) {
+        let nearer = self.neighbour.is_some_and(|known| self.distance(node) < self.distance(known));
+        if nearer && state == State::Alive {
+            self.neighbour = Some(node);
+        }
     }
 
     /// Any live one.
@@ -217,6 +262,7 @@ impl Members {
     }
 
     fn enter(&mut self, slot: u32, dice: &mut Dice) {
+        self.changes += 1;
         let Some(Some(member)) = self.slots.get_mut(slot as usize) else { return };
         if !member.is_live() {
             let at = self.gone.partition_point(|(time, _)| *time <= member.since);

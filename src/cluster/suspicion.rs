@@ -45,6 +45,11 @@ impl Suspicion {
         self.accusers.last().copied().unwrap_or_default()
     }
 
+    /// Whether enough others suspect it too.
+    pub fn is_confirmed(&self) -> bool {
+        self.accusers.len() > self.needed as usize
+    }
+
     /// Another node suspects it too. Whether that counts.
     fn confirm(&mut self, accuser: u32) -> bool {
         if self.accusers.contains(&accuser) || self.accusers.len() > self.needed as usize {

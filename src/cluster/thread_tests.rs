@@ -28,6 +28,8 @@ fn quick() -> Timing {
     let ms = Duration::from_millis;
     Timing {
         period: ms(100),
+        probe: ms(160),
+        within: ms(90),
         pings: vec![ms(0), ms(20), ms(40)],
         helps: vec![ms(60), ms(80)],
         gossip: ms(10),

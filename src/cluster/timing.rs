@@ -5,8 +5,15 @@ use std::time::Duration;
 /// The rhythm of a node. All nodes of a cluster should have the same.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Timing {
-    /// From one probe to the next, while this node is healthy; a probe that is not answered within it has failed.
+    /// What suspicions and last questions are counted in.
     pub period: Duration,
+    /// From one probe to the next, while this node is healthy.
+    pub probe: Duration,
+    /// A probe that is not answered within this time has failed, while this node is healthy.
+    pub within: Duration,
+    /// One in so many probes goes to a member chosen by chance; the others go to the next one in the order of ids, so
+    /// that each member is asked regularly by another. 1: all by chance.
+    pub by_chance: u32,
     /// When a probe pings its target, counted from its start. More than one ping takes loss for what it is.
     pub pings: Vec<Duration>,
     /// When a probe asks helpers, counted from its start.
@@ -25,8 +32,11 @@ pub struct Timing {
     pub gossip: Duration,
     /// How many are told in one round.
     pub fanout: usize,
-    /// A claim is sent at most this many times the decimal logarithm of the number of members, rounded up.
+    /// A claim is sent at most this many times the decimal logarithm of the number of members, rounded up, and
+    /// [`Timing::retransmit_more`].
     pub retransmit: u32,
+    /// Added to that logarithm: four times are too few for three nodes that lose a quarter of all datagrams.
+    pub retransmit_more: u32,
     /// The dead are told too for this long.
     pub tell_the_dead: Duration,
     /// From one exchange of the whole table to the next, in a small cluster.
@@ -46,16 +56,20 @@ impl Default for Timing {
         let ms = Duration::from_millis;
         Timing {
             period: ms(1_000),
+            probe: ms(1_600),
+            within: ms(850),
+            by_chance: 3,
             pings: vec![ms(0), ms(167), ms(333)],
-            helps: vec![ms(500), ms(667)],
+            helps: vec![ms(450), ms(600)],
             helpers: 3,
-            suspicion: 4.0,
-            patience: 6.0,
+            suspicion: 2.75,
+            patience: 2.5,
             confirmations: 2,
-            verify: 5,
+            verify: 10,
             gossip: ms(200),
             fanout: 3,
             retransmit: 4,
+            retransmit_more: 1,
             tell_the_dead: ms(30_000),
             exchange: ms(30_000),
             whole_exchange: false,
@@ -71,6 +85,18 @@ impl Timing {
     /// suspicions that end without a further question, the whole table in each exchange.
     pub fn textbook() -> Timing {
         let ms = Duration::from_millis;
-        Timing { pings: vec![ms(0)], helps: vec![ms(500)], verify: 0, whole_exchange: true, ..Timing::default() }
+        Timing {
+            probe: ms(1_000),
+            within: ms(1_000),
+            by_chance: 1,
+            pings: vec![ms(0)],
+            helps: vec![ms(500)],
+            suspicion: 4.0,
+            patience: 6.0,
+            verify: 0,
+            retransmit_more: 0,
+            whole_exchange: true,
+            ..Timing::default()
+        }
     }
 }

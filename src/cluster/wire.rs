@@ -1,7 +1,7 @@
 //! What stands in a datagram inside its envelope: one message, and claims that ride along.
 //!
 //! ```text
-//! body  = type u8, length u16, head of that length, part*
+//! body  = type u8, length varint, head of that length, part*
 //! part  = tag u8, length u8, content of that length
 //! tag 0 = padding
 //! tag 1 = claim in full:  subject, kind u8, replicas u8, start varint, address, address, id?, id?
@@ -91,6 +91,8 @@ pub enum Head {
     },
     /// Claims of an exchange.
     Table,
+    /// I do not know you: tell me who you are.
+    Who,
 }
 
 /// A claim as it came: in brief there is no metadata.
@@ -162,10 +164,11 @@ pub fn write_head(head: &Head) -> Vec<u8> {
             10
         }
         Head::Table => 11,
+        Head::Who => 12,
     };
     let mut body = Vec::with_capacity(64 + content.len());
     body.push(kind);
-    body.extend_from_slice(&u16::try_from(content.len()).unwrap_or(u16::MAX).to_be_bytes());
+    write_varint(&mut body, content.len() as u64);
     body.extend_from_slice(&content);
     body
 }
@@ -256,8 +259,8 @@ pub fn read(body: &[u8]) -> Result<Message, Malformed> {
 
 fn read_message(reader: &mut Reader<'_>) -> Option<Message> {
     let kind = reader.u8()?;
-    let length = reader.u16()?;
-    let mut content = Reader(reader.take(usize::from(length))?);
+    let length = usize::try_from(reader.varint()?).ok()?;
+    let mut content = Reader(reader.take(length)?);
     let head = read_head(kind, &mut content)?;
     let mut skipped = u32::from(head.is_none() || !content.0.is_empty());
     let mut words = Vec::new();
@@ -288,13 +291,11 @@ fn read_head(kind: u8, content: &mut Reader<'_>) -> Option<Option<Head>> {
         8 => Head::Gossip,
         9 => {
             let salt = content.u64()?;
-            let (hashes, []) = content.0.as_chunks::<4>() else { return None };
-            let hashes: Vec<u32> = hashes.iter().map(|hash| u32::from_be_bytes(*hash)).collect();
-            if !hashes.len().is_power_of_two() {
-                return None;
+            let mut hashes = Vec::with_capacity(content.0.len() / 4);
+            while !content.0.is_empty() {
+                hashes.push(content.u32()?);
             }
-            content.0 = &[];
-            Head::Digest { salt, hashes }
+            hashes.len().is_power_of_two().then_some(Head::Digest { salt, hashes })?
         }
         10 => {
             let (salt, buckets) = (content.u64()?, content.u16()?);
@@ -303,6 +304,7 @@ fn read_head(kind: u8, content: &mut Reader<'_>) -> Option<Option<Head>> {
             Head::Differ { salt, buckets, bits }
         }
         11 => Head::Table,
+        12 => Head::Who,
         _ => {
             return Some(None);
         }
@@ -423,3 +425,7 @@ impl<'a> Reader<'a> {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "wire_tests.rs"]
+mod tests;
