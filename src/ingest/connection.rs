@@ -116,13 +116,23 @@ impl Connection<'_> {
             allowance: 0,
             unsynced: None,
         };
-        let result = self.take_all(&mut progress).and_then(|()| self.settle(&mut progress));
+        let result = self
+            .begin()
+            .and_then(|()| self.take_all(&mut progress))
+            .and_then(|()| self.settle(&mut progress))
+            .and_then(|()| socket::close_cleanly(&self.stream));
         self.keep_allowance(&mut progress, 0);
         if let Err(e) = result {
             log::debug!("a connection ended: {e}");
             // Where even this is refused the socket is broken already, and its peer knows.
             let _ = socket::reset_on_close(&self.stream);
         }
+    }
+
+    /// A clean close of a durable connection is a promise, and the kernel would give it in our name: it closes cleanly what
+    /// a killed process has read to the end. So until the promise holds, however this process ends, the close is a reset.
+    fn begin(&self) -> io::Result<()> {
+        if self.promise == Promise::Durable { socket::reset_on_close(&self.stream) } else { Ok(()) }
     }
 
     fn take_all(&self, progress: &mut Progress) -> io::Result<()> {

@@ -64,9 +64,15 @@ pub fn bear_pauses(stream: &TcpStream) -> io::Result<()> {
     SockRef::from(stream).set_tcp_user_timeout(None)
 }
 
-/// Makes the close of this socket a reset: the peer learns that what it sent was not taken.
+/// Makes the close of this socket a reset: the peer learns that what it sent was not taken. Also when it is the kernel that
+/// closes it because the process has died (socket(7), `SO_LINGER`).
 pub fn reset_on_close(stream: &TcpStream) -> io::Result<()> {
     SockRef::from(stream).set_linger(Some(Duration::ZERO))
+}
+
+/// Takes [`reset_on_close`] back.
+pub fn close_cleanly(stream: &TcpStream) -> io::Result<()> {
+    SockRef::from(stream).set_linger(None)
 }
 
 /// What is true of a descriptor now.

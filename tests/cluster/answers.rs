@@ -1,7 +1,7 @@
 //! What an answer calls itself: whole, or not, and then who is missed.
 
 use crate::harness::command::{oklog, run};
-use crate::harness::http::Answer;
+use crate::harness::http::{Answer, Exchange};
 use crate::harness::logs::{assert_same_lines, numbered};
 use crate::harness::{Cluster, DEATH, JOIN, Node, Role, short_or_long, within};
 use crate::pour::{Ledger, Pour, missed};
@@ -16,6 +16,7 @@ fn ask_while_others_are_killed(net: u8, roles: &[Role], asked: usize) -> usize {
     let mut cluster = Cluster::start(net, roles, &[]);
     let pour = Pour::start(cluster.nodes.iter().filter(|node| node.role.ingests()), 5);
     let asked = cluster.nodes.remove(asked);
+    let names: Vec<String> = cluster.nodes.iter().chain([&asked]).map(Node::api).collect();
     let end = Instant::now() + short_or_long(Duration::from_secs(15), Duration::from_secs(90));
     let (stop, ledger) = (AtomicBool::new(false), pour.ledger.clone());
     let (mut whole, mut partial, mut broken, mut wrong) = (0, 0, 0, None);
@@ -30,7 +31,10 @@ fn ask_while_others_are_killed(net: u8, roles: &[Role], asked: usize) -> usize {
                 (200, true) => {
                     whole += 1;
                     let missed = missed(&answer, &confirmed, "an answer that calls itself whole");
-                    wrong = (missed > 0).then(|| format!("{missed} lines are missed: {:?}", answer.headers));
+                    if !missed.is_empty() {
+                        let places = missed.keys().take(3).map(|tag| places_of(tag, &names)).collect::<Vec<_>>();
+                        wrong = Some(format!("it misses {missed:?}: {:?}; now: {places:#?}", answer.headers));
+                    }
                 }
                 (206, _) => partial += 1,
                 (200 | 500 | 502 | 503, _) => broken += 1,
@@ -40,9 +44,31 @@ fn ask_while_others_are_killed(net: u8, roles: &[Role], asked: usize) -> usize {
         stop.store(true, Ordering::Relaxed);
     });
     println!("{whole} whole answers, {partial} partial ones, {broken} broken ones");
-    pour.finish();
+    let ledger = pour.finish();
+    cluster.nodes.push(asked);
+    cluster.wait_agreement(JOIN, "the last kill");
+    for store in running_stores(&cluster) {
+        cluster.wait_complete(store, Duration::from_secs(60));
+        ledger.assert_held_by(&store.everything(), &format!("{} at the end; before: {wrong:?}", store.api()));
+    }
     assert_eq!(wrong, None);
     whole
+}
+
+/// Where the lines with this tag are, for whoever has to find out why they were missed: in which tier of which node how
+/// many of them.
+fn places_of(tag: &str, names: &[String]) -> Vec<String> {
+    let tiers = names.iter().flat_map(|name| ["ingest", "store"].map(|tier| (name, tier)));
+    let count = |(name, tier): (&String, &str)| {
+        let range = "from=00000000000000000000000000&to=7ZZZZZZZZZZZZZZZZZZZZZZZZZ";
+        let asked = Exchange::open(name, "GET", &format!("/{tier}/_query?{range}&q={tag}+"));
+        let found = asked.map(|exchange| match exchange.finish() {
+            answer if answer.status == 200 => answer.ids(),
+            other => vec![format!("status {}", other.status)],
+        });
+        format!("{tag}: {name} {tier}: {:?}", found.map(|ids| (ids.len(), ids.first().cloned(), ids.last().cloned())))
+    };
+    tiers.map(count).collect()
 }
 
 fn kill_in_turn(mut victims: Vec<&mut Node>, stop: &AtomicBool) {

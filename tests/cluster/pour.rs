@@ -101,12 +101,12 @@ fn by_tag(answer: &Answer, what: &str) -> BTreeMap<String, Vec<u8>> {
     found
 }
 
-/// How many lines of what was confirmed an answer lacks.
-pub fn missed(answer: &Answer, confirmed: &Confirmed, what: &str) -> usize {
+/// The confirmed connections of which an answer lacks lines, each with how many.
+pub fn missed(answer: &Answer, confirmed: &Confirmed, what: &str) -> Confirmed {
     let found = by_tag(answer, what);
-    let lacks =
-        |(tag, count): (&String, &usize)| count.saturating_sub(found.get(tag).map_or(0, |lines| count_lines(lines)));
-    confirmed.iter().map(lacks).sum()
+    let lacks = |tag: &str, count: usize| count.saturating_sub(found.get(tag).map_or(0, |lines| count_lines(lines)));
+    let missed = confirmed.iter().map(|(tag, count)| (tag.clone(), lacks(tag, *count)));
+    missed.filter(|(_, lines)| *lines > 0).collect()
 }
 
 /// One connection to a durable port: an error unless it was closed cleanly after all was sent.
