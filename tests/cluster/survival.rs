@@ -1,6 +1,6 @@
 //! What was confirmed on the durable port is found, exactly once and in the order of its connection, from every node.
 
-use crate::harness::{Cluster, DEATH, JOIN, Node, Role, short_or_long};
+use crate::harness::{Cluster, DEATH, JOIN, Node, Role, loopback, short_or_long};
 use crate::pour::{Ledger, Pour};
 use std::time::{Duration, Instant};
 
@@ -45,6 +45,22 @@ fn nodes_that_are_killed_one_after_another_lose_nothing_that_was_confirmed() {
     let ledger = pour.finish();
     cluster.wait_agreement(JOIN, "all are back");
     assert_found_everywhere(&cluster, &ledger);
+}
+
+#[test]
+fn a_confirmation_holds_however_soon_after_it_the_node_is_killed() {
+    // One node alone: what waits for a second store is found in its ingest tier.
+    let mut cluster = Cluster::new(Vec::new(), &[]);
+    cluster.add(Role::IngestStore, &loopback(23, 0), None).restart();
+    let pour = Pour::start(std::iter::repeat_n(&cluster.nodes[0], 6), 100);
+    for kill in 0..short_or_long(30, 300) {
+        // Long enough for connections to come to their end, and at another moment of their lives each time.
+        std::thread::sleep(Duration::from_millis(60 + kill * 37 % 100));
+        cluster.nodes[0].kill9();
+        cluster.nodes[0].restart();
+    }
+    let ledger = pour.finish();
+    ledger.assert_held_by(&cluster.nodes[0].everything(), "after all kills");
 }
 
 #[test]
