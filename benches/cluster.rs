@@ -2,8 +2,10 @@
 //!
 //! For 3 to 5,000 nodes and 0, 10 and 25 % loss, beside the bound for each figure and beside the same machine with the
 //! parameters that are usual (hashicorp/memberlist, `DefaultLANConfig`, over UDP alone). Virtual time: the figures do not
-//! depend on the computer. Bytes are those with a key. `--seeds N` runs N worlds for each column, `--nodes N` one size only,
-//! `--loss N` one loss only; `--halves` only splits networks, `--course` only does all else, `--ours` compares with nothing.
+//! depend on the computer. Bytes are those with a key.
+//!
+//! `--nodes N` and `--loss N` choose one size and one loss, `--seeds N` the number of worlds, `--events N` how many join,
+//! leave and crash in each; `--halves` only splits networks, `--course` only does all else, `--ours` compares with nothing.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 use oklog::cluster::measure::{Course, Figures, course, halves};
@@ -73,7 +75,9 @@ fn main() {
     let is_test = args.iter().all(|arg| arg != "--bench");
     let only = |name: &str| args.iter().any(|arg| arg == name);
     let nodes = if is_test { Some(3) } else { option("--nodes") };
-    for size in SIZES.iter().filter(|size| nodes.is_none_or(|nodes| nodes == size.nodes as u64)) {
+    for mut size in SIZES.into_iter().filter(|size| nodes.is_none_or(|nodes| nodes == size.nodes as u64)) {
+        size.events = option("--events").map_or(size.events, |events| events as usize);
+        let size = &size;
         for (column, loss) in LOSSES.into_iter().enumerate() {
             if option("--loss").is_some_and(|wanted| wanted != loss) {
                 continue;
