@@ -23,7 +23,7 @@ use super::complete::{Missed, StoreKey};
 use super::newest::Descending;
 use super::remote::Remote;
 use super::scan::PartSource;
-use crate::cluster::{Peer, View};
+use crate::cluster::{Peer, State, View};
 use crate::http::client::{Answer, Callee};
 use crate::http::{Reply, Request, path};
 use crate::merge::k_way::{MergeError, Source};
@@ -339,7 +339,7 @@ fn missed_ingesters(before: &View, now: &View, asked: &[(Peer, Option<Head>)]) -
 
 /// The silent nodes whose ingest tier is missed, too: not a node of both tiers that had drained when it left.
 fn silent_ingesters(view: &View) -> impl Iterator<Item = &Peer> {
-    view.silent.iter().filter(|peer| peer.meta.kind.ingests() && peer.state.misses_ingest())
+    view.silent.iter().filter(|peer| peer.meta.kind.ingests() && peer.state != State::Left)
 }
 
 /// A source of the merge.

@@ -430,6 +430,19 @@ fn an_ingester_that_has_left_meanwhile_is_not_missed_unless_another_has_its_dire
 }
 
 #[test]
+fn a_silent_node_of_both_tiers_is_missed_as_an_ingester_unless_it_had_drained_and_left() {
+    let silent = |state| Peer { state, ..nobody(IngestStore, 1, 2) };
+    let view = |silent| View { me: nobody(IngestStore, 9, 2), others: vec![], silent };
+    let harmless = |before: Vec<Peer>, now: Vec<Peer>, asked: &[(Peer, Option<Head>)]| {
+        missed_ingesters(&view(before), &view(now), asked).is_harmless(1)
+    };
+    let (dead, left) = (silent(State::Dead), silent(State::Left));
+    assert!(!harmless(vec![dead.clone()], vec![dead], &[]));
+    assert!(harmless(vec![left.clone()], vec![left.clone()], &[]));
+    assert!(harmless(vec![], vec![left], &[(silent(State::Alive), None)]), "it left while it was asked");
+}
+
+#[test]
 fn a_head_request_sums_up_what_all_would_read() {
     let town = Town::new();
     let one = town.node(Store, 1, 1, &Held::with(&[], &ids(0..10)));
