@@ -8,7 +8,7 @@ const COMBINED: [Role; 3] = [Role::IngestStore; 3];
 
 /// Every node's answer holds all of the ledger: as it is now, and when the ingest tiers are empty.
 fn assert_found_everywhere(cluster: &Cluster, ledger: &Ledger) {
-    for node in &cluster.nodes {
+    for node in cluster.nodes.iter().filter(|node| node.role.stores()) {
         cluster.wait_complete(node, Duration::from_secs(60));
     }
     let look = |when: &str| {
@@ -61,6 +61,23 @@ fn rolling_restarts_under_load_lose_nothing_and_end_in_order() {
             cluster.nodes[n].restart();
             cluster.wait_agreement(JOIN, &format!("round {round}, node {n} restarted"));
         }
+    }
+    let ledger = pour.finish();
+    assert_found_everywhere(&cluster, &ledger);
+}
+
+#[test]
+fn a_store_that_stands_still_at_work_costs_no_record_and_doubles_none() {
+    let roles = [Role::Ingest, Role::Ingest, Role::Store, Role::Store, Role::Store];
+    let cluster = Cluster::start(22, &roles, &[]);
+    let pour = Pour::start(cluster.nodes[..2].iter(), 10);
+    let pause = short_or_long(Duration::from_secs(6), Duration::from_secs(90));
+    for store in &cluster.nodes[2..] {
+        // Longer than a consumer may keep a segment without a word: others take over what it was carrying.
+        store.pause();
+        std::thread::sleep(pause);
+        store.resume();
+        cluster.wait_agreement(JOIN, &format!("{} stood still for {pause:?}", store.api()));
     }
     let ledger = pour.finish();
     assert_found_everywhere(&cluster, &ledger);
