@@ -366,6 +366,9 @@ pub struct Opened<'a> {
 pub struct Seal {
     keys: Keys,
     me: NodeId,
+    /// The cluster with a key, or without one, as this node is; and the other of the two.
+    cluster: [u8; 8],
+    other_cluster: [u8; 8],
     counter: u64,
     windows: Windows,
     refusals: Refusals,
@@ -377,7 +380,10 @@ impl Seal {
 
     /// A seal for one start of a node. `unix_ms` is the time of day at its start, see [`first_counter`].
     pub fn new(keys: Keys, me: NodeId, unix_ms: u64) -> Seal {
-        Seal { keys, me, counter: first_counter(unix_ms), windows: Windows::default(), refusals: Refusals::default() }
+        let keyed = !keys.is_empty();
+        let (cluster, other_cluster) = (cluster(keyed), cluster(!keyed));
+        let (counter, windows, refusals) = (first_counter(unix_ms), Windows::default(), Refusals::default());
+        Seal { keys, me, cluster, other_cluster, counter, windows, refusals }
     }
 
     /// Seals a body for a node; `None` where it is not known who will receive it.
@@ -385,7 +391,7 @@ impl Seal {
         let mut datagram = Vec::with_capacity(body.len() + Seal::OVERHEAD);
         datagram.extend_from_slice(MAGIC);
         datagram.extend_from_slice(&[VERSION, VERSION]);
-        datagram.extend_from_slice(&cluster(!self.keys.is_empty()));
+        datagram.extend_from_slice(&self.cluster);
         datagram.extend_from_slice(&self.me.0.to_be_bytes());
         datagram.extend_from_slice(&to.unwrap_or_default().0.to_be_bytes());
         datagram.extend_from_slice(&self.counter.to_be_bytes());
@@ -413,8 +419,8 @@ impl Seal {
             return Err(Refused::Version);
         }
         let keyed = !self.keys.is_empty();
-        if head.cluster != cluster(keyed) {
-            return Err(match head.cluster == cluster(!keyed) {
+        if head.cluster != self.cluster {
+            return Err(match head.cluster == self.other_cluster {
                 true if keyed => Refused::Unkeyed,
                 true => Refused::Keyed,
                 false => Refused::Cluster,

@@ -56,9 +56,15 @@ impl Exchange {
         self.at = now + SETTLED + part(dice, SETTLED);
     }
 
-    /// None yet; the first at `at`.
-    pub fn new(at: Monotonic) -> Exchange {
-        Exchange { at, asked: None, eager: EAGER, streams: VecDeque::new(), stream_at: Monotonic::default() }
+    /// None yet; the first at `at`, and `eager`ly more until one finds nothing new.
+    pub fn new(at: Monotonic, eager: bool) -> Exchange {
+        Exchange {
+            at,
+            asked: None,
+            eager: if eager { EAGER } else { 0 },
+            streams: VecDeque::new(),
+            stream_at: Monotonic::default(),
+        }
     }
 
     /// The first other node has been heard: its table is wanted soon.

@@ -87,3 +87,7 @@ impl News {
 
 /// No claim is shorter: tag, length, node, incarnation, state.
 const SHORTEST: usize = 20;
+
+#[cfg(test)]
+#[path = "gossip_tests.rs"]
+mod tests;

@@ -5,8 +5,8 @@
 //!
 //! Rests on Das, Gupta, Motivala, "SWIM: Scalable Weakly-consistent Infection-style Process Group Membership Protocol"
 //! (2002), and on Lifeguard (see [`super::suspicion`]). What a node believes of others is in [`super::members`], how it
-//! finds out in [`super::probe`], how it hears in [`super::hear`], how it tells in [`super::gossip`], and how tables are
-//! made equal in [`super::exchange`].
+//! finds out in [`super::probe`], what it makes of what it hears in `hear`, how it tells in [`super::gossip`], and how
+//! tables are made equal in [`super::exchange`].
 
 use crate::cluster::auth::Seal;
 use crate::cluster::exchange::Exchange;
@@ -172,6 +172,7 @@ impl Machine {
         let Config { node, meta, remembered, timing } = config;
         let (next_probe, next_exchange) = (now + part(&mut dice, timing.probe), now + timing.exchange);
         let probes = dice.roll() as u32;
+        let exchange = Exchange::new(next_exchange, !timing.whole_exchange);
         let me = Me { node, meta: Arc::new(meta), incarnation: 1, state: State::Alive, load: Load::default() };
         let mut machine = Machine {
             sequence: dice.roll() as u32,
@@ -190,7 +191,7 @@ impl Machine {
             ask_again: None,
             favours: Vec::new(),
             gossip_at: None,
-            exchange: Exchange::new(next_exchange),
+            exchange,
             rejoin_at: now,
             surveyed: 0,
             copies: Vec::new(),
@@ -219,7 +220,7 @@ impl Machine {
         self.joined = Some(now);
         self.rejoin_at = now + part(&mut self.dice, self.timing.rejoin);
         let span = self.exchange_span();
-        self.exchange.at = now + part(&mut self.dice, span);
+        self.exchange = Exchange::new(now + part(&mut self.dice, span), false);
     }
 
     /// Takes a datagram.

@@ -313,3 +313,7 @@ impl Members {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "members_tests.rs"]
+mod tests;

@@ -7,7 +7,7 @@ use crate::cluster::auth::{Keys, Seal};
 use crate::cluster::machine::{Config, Event, Machine, Out};
 use crate::cluster::members::is_live;
 use crate::cluster::timing::Timing;
-use crate::cluster::{Claim, DataId, Meta, NodeId, PeerKind, State};
+use crate::cluster::{Claim, DataId, Load, Meta, NodeId, PeerKind, State};
 use crate::unit::Monotonic;
 use crate::world::entropy::Dice;
 use std::cmp::Reverse;
@@ -22,6 +22,9 @@ pub const IP_UDP: u64 = 28;
 pub const TAG: u64 = 16;
 /// Datagrams that wait for a stopped process; further ones are lost, as in a full socket buffer of 1 MiB.
 const INBOX_MAX: usize = 800;
+
+/// As a busy node may have it; it takes bytes in each ping.
+const USUAL_LOAD: Load = Load { waiting: 16 << 20, stored: 500 << 30 };
 
 /// What the network does.
 #[derive(Clone, Copy, Debug)]
@@ -235,7 +238,8 @@ impl Simulation {
         let config = Config { node, meta, remembered, timing: self.timing.clone() };
         let seal = Seal::new(Keys::default(), node, 1_700_000_000_000 + self.now.as_millis() as u64);
         let start = Monotonic(ahead + self.now.mul_f64(rate));
-        let machine = Machine::new(config, seal, Dice::new(self.dice.roll()), start);
+        let mut machine = Machine::new(config, seal, Dice::new(self.dice.roll()), start);
+        machine.set_load(USUAL_LOAD);
         if let Some(former) = self.at_address.insert(address, index) {
             self.stop(former);
         }

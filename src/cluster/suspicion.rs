@@ -92,11 +92,16 @@ impl Suspicions {
 
     /// Another node suspects it too. Whether that counts, and is to be told on.
     pub fn confirm(&mut self, node: NodeId, accuser: u32) -> bool {
-        let Some(mut suspicion) = self.remove(node) else { return false };
+        let Some(suspicion) = self.of.get_mut(&node) else { return false };
+        let before = suspicion.due;
         // Once the last questions are out, they decide.
-        let counts = suspicion.asked == 0 && suspicion.confirm(accuser);
-        self.put(node, suspicion);
-        counts
+        if suspicion.asked > 0 || !suspicion.confirm(accuser) {
+            return false;
+        }
+        let after = suspicion.due;
+        self.due.remove(&(before, node));
+        self.due.insert((after, node));
+        true
     }
 
     /// This node has found out itself.
@@ -148,3 +153,7 @@ impl Suspicions {
         self.due = self.of.iter().map(|(node, suspicion)| (suspicion.due, *node)).collect();
     }
 }
+
+#[cfg(test)]
+#[path = "suspicion_tests.rs"]
+mod tests;

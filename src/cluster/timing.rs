@@ -56,11 +56,11 @@ impl Default for Timing {
         let ms = Duration::from_millis;
         Timing {
             period: ms(1_000),
-            probe: ms(1_600),
-            within: ms(850),
+            probe: ms(1_650),
+            within: ms(800),
             by_chance: 3,
             pings: vec![ms(0), ms(167), ms(333)],
-            helps: vec![ms(450), ms(600)],
+            helps: vec![ms(420), ms(570)],
             helpers: 3,
             suspicion: 2.75,
             patience: 2.5,
