@@ -21,6 +21,11 @@ fn at(ms: u64) -> Monotonic {
     Monotonic(Duration::from_millis(ms))
 }
 
+/// How long to go on: `scripts/fuzz` sets it.
+fn seeds() -> u64 {
+    std::env::var("OKLOG_FUZZ_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(20)
+}
+
 fn machine() -> Machine {
     let meta = Simulation::meta(0, 5);
     let config = Config { node: ME, meta, remembered: Vec::new(), timing: Timing::default() };
@@ -192,8 +197,8 @@ fn noise_and_damaged_datagrams_change_nothing_without_a_key_that_fits() {
     liar.join(at(0), &[Simulation::address(0)], &mut lies);
     (0..400).for_each(|step| liar.tick(at(step * 50), &mut lies));
     let mut honest = seal(OTHER, right);
-    let mut dice = Dice::new(3);
-    for step in 0..20_000u64 {
+    let mut dice = Dice::new(seeds());
+    for step in 0..1_000 * seeds() {
         let body = claims(&[(OTHER, 2 + step % 7, State::Dead, None), (ME, 3, State::Suspect, None)]);
         let mut datagram = honest.seal(Some(ME), &body);
         match step % 4 {
@@ -207,7 +212,7 @@ fn noise_and_damaged_datagrams_change_nothing_without_a_key_that_fits() {
         }
         let mut out = Out::default();
         machine.handle(at(1), Simulation::address(3), &datagram, &mut out);
-        assert!(out.datagrams.is_empty() && out.events.is_empty(), "step {step}");
+        assert!(out.datagrams.is_empty() && out.events.is_empty(), "step {step} with seed {}", seeds());
         if step % 1_000 == 0 {
             machine.tick(at(1), &mut Out::default());
         }
@@ -217,7 +222,7 @@ fn noise_and_damaged_datagrams_change_nothing_without_a_key_that_fits() {
 
 #[test]
 fn no_datagram_that_opens_makes_a_machine_panic_or_grow_without_bound() {
-    for seed in 0..20 {
+    for seed in 0..seeds() {
         let mut dice = Dice::new(seed);
         let mut machine = machine();
         let mut samples: Vec<Vec<u8>> = Vec::new();
