@@ -12,6 +12,7 @@ mod calls;
 pub mod complete;
 pub mod needle;
 pub mod newest;
+pub mod node;
 pub mod params;
 pub mod pool;
 pub mod remote;

@@ -17,10 +17,10 @@
 //! own tiers takes (see `scan`). It does not grow with the result. Left out: asking a second time.
 
 use super::answer::{Body, End, Query};
-use super::api::{DATA_ID, KNOWN_STORES, Node, Tier};
 use super::calls::Calls;
 use super::complete::{Missed, StoreKey};
 use super::newest::Descending;
+use super::node::{DATA_ID, KNOWN_STORES, Node, Tier};
 use super::remote::Remote;
 use super::scan::PartSource;
 use crate::cluster::{Peer, State, View};

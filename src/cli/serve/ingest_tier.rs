@@ -9,7 +9,7 @@ use crate::ingest::log::{IngestLog, Limits, Reason};
 use crate::ingest::recover::Ground;
 use crate::ingest::{api, durable, flusher};
 use crate::ops::metrics as m;
-use crate::query::api::Snapshot;
+use crate::query::node::Snapshot;
 use crate::stream::registry::Registry;
 use crate::unit::{Bytes, Monotonic};
 use crate::world::crew::{self, SMALL_STACK};

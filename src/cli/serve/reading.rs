@@ -4,6 +4,7 @@ use super::joining::Joined;
 use super::{Base, Tiers};
 use crate::http::{Access, Lane, Reply, Request, Route, path};
 use crate::query::api as query;
+use crate::query::node::Node;
 use crate::query::pool::Pool;
 use crate::stream::api::Streamer;
 use crate::stream::backfill::OwnQuery;
@@ -18,7 +19,7 @@ pub fn routes(base: &Base, tiers: &Tiers, joined: &Joined) -> io::Result<Vec<Rou
     let cluster = joined.cluster.clone();
     let log = tiers.ingest.as_ref().map(|tier| tier.log().clone());
     let forgetful = cluster.clone();
-    let node = query::Node {
+    let node = Node {
         ingest: tiers.ingest.as_ref().map(|tier| tier.snapshot()),
         store: tiers.store.as_ref().map(|tier| tier.snapshot()),
         cluster: cluster.clone(),

@@ -10,7 +10,7 @@ use crate::consume::links::Membership;
 use crate::consume::machine;
 use crate::consume::thread::{Carrier, run as consume};
 use crate::http::Route;
-use crate::query::api::Snapshot;
+use crate::query::node::Snapshot;
 use crate::segment::readable::Readable;
 use crate::store::api;
 use crate::store::log::StoreLog;
