@@ -108,6 +108,21 @@ pub struct Counts {
     pub oversized: u64,
 }
 
+impl Counts {
+    /// What was taken in and not acted upon, each under its name. What the envelope refuses is counted there, by reason.
+    pub fn passed_over(&self) -> [(&'static str, u64); 7] {
+        [
+            ("malformed", self.malformed),
+            ("unknown", self.skipped),
+            ("flood", self.flooded),
+            ("incarnation", self.poisoned),
+            ("crowded", self.crowded),
+            ("late", self.late),
+            ("oversized", self.oversized),
+        ]
+    }
+}
+
 /// One node's part of the protocol.
 #[derive(Debug)]
 pub struct Machine {

@@ -170,6 +170,19 @@ impl Node {
         let (changed, wanted, keeper) = (Condvar::new(), Condvar::new(), Mutex::default());
         let node = Node { me, core, changed, wanted, view, keeper, socket, fs, clock, dir, stop, sent, received };
         let node = Arc::new(node);
+        let counted = Arc::downgrade(&node);
+        metrics.refresh_with(move |metrics| {
+            let Some(node) = counted.upgrade() else { return };
+            let (counts, health) = {
+                let core = lock(&node.core);
+                (core.machine.counts(), core.machine.health())
+            };
+            metrics.gauge(m::CLUSTER_HEALTH, &[]).set(f64::from(health));
+            for (reason, count) in counts.passed_over() {
+                let counter = metrics.counter(m::CLUSTER_PASSED_OVER, &[reason]);
+                counter.add(count.saturating_sub(counter.get()));
+            }
+        });
         let strangers = Strangers::new(refusals, metrics);
         node.start_threads(&crew, strangers, setup.peers, setup.load)?;
         Ok(node)

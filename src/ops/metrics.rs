@@ -89,6 +89,8 @@ table! {
     CLUSTER_SIZE = G, "oklog_cluster_size" [] "Members this node knows of, itself included.";
     CLUSTER_SILENT = G, "oklog_cluster_silent" [] "Nodes that do not answer and whose records are missed.";
     CLUSTER_BYTES = C, "oklog_cluster_bytes_total" ["direction"] "Bytes of datagrams between nodes, sent (egress) and received (ingress).";
+    CLUSTER_HEALTH = G, "oklog_cluster_health" [] "How slow this node seems to itself in the membership protocol, 0 (not at all) to 8: it then accuses others later.";
+    CLUSTER_PASSED_OVER = C, "oklog_cluster_passed_over_total" ["reason"] "What the membership protocol did not act upon: malformed, unknown, too many, beyond belief; late are wake-ups, oversized a bug.";
     CLUSTER_REFUSED = C, "oklog_cluster_refused_datagrams_total" ["reason"] "Datagrams that were not of this cluster, forged, repeated or led astray.";
     FORWARD_BYTES = C, "oklog_forward_bytes_total" [] "Bytes a forwarder has sent.";
     FORWARD_RECORDS = C, "oklog_forward_records_total" [] "Records a forwarder has sent.";
