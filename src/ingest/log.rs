@@ -124,6 +124,13 @@ pub struct Closed {
     pub(super) aside: AtomicBool,
 }
 
+/// What is whole of a segment that no consumer can merge.
+enum Whole {
+    All,
+    Some(Arc<Segment>),
+    Nothing,
+}
+
 /// Why a segment was closed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Reason {
@@ -335,7 +342,7 @@ impl IngestLog {
         // Slots first, then the queue: a segment moves in that direction, under its slot's lock.
         let mut found: Vec<Readable> = self.slots.iter().filter_map(|slot| lock(&slot.writer).readable()).collect();
         let queue = lock(&self.queue);
-        let closed = queue.closing.iter().map(|closed| &closed.segment);
+        let closed = queue.closing.iter().map(|closed| &closed.segment).chain(queue.aside.values());
         let waiting = queue.flushed.values().chain(queue.pending.values().map(|pending| &pending.segment));
         for segment in closed.chain(waiting) {
             let digest = segment.digest();
@@ -422,37 +429,45 @@ impl IngestLog {
     }
 
     /// Takes a pending segment out of circulation because no consumer can merge it. Its file stays, as `.corrupt`; what is
-    /// whole in it is offered as a segment of its own.
+    /// whole in it is offered as a segment of its own. Queries read the one until they read the other.
     pub fn set_aside(&self, id: Id) -> Verdict {
-        let Some(segment) = lock(&self.queue).fail(id) else { return Verdict::Unknown };
+        let Some(segment) = lock(&self.queue).set_aside(id) else { return Verdict::Unknown };
         self.gauges.corrupt.inc();
-        match self.recover_from(&segment) {
-            Ok(recovered) => {
-                let n = recovered.as_ref().and_then(|recovered| recovered.digest().records).unwrap_or(0);
-                log::error!("no consumer can merge {}: set aside, {n} records of it go on", segment.path().display());
-                let mut queue = lock(&self.queue);
-                queue.flushed.extend(recovered.map(|recovered| (recovered.digest().first, recovered)));
+        let (recovered, path) = (self.recover_from(&segment), segment.path());
+        let what = match recovered {
+            Ok(Whole::All) => "it is sound, and stays here for queries alone".to_string(),
+            Ok(Whole::Nothing) => {
+                lock(&self.queue).aside.remove(&id);
+                "nothing in it is whole".to_string()
             }
-            Err(e) => log::error!("setting {} aside: {e}", segment.path().display()),
-        }
+            Ok(Whole::Some(recovered)) => {
+                let n = recovered.digest().records.unwrap_or(0);
+                let mut queue = lock(&self.queue);
+                queue.aside.remove(&id);
+                queue.flushed.insert(recovered.digest().first, recovered);
+                format!("{n} records of it go on")
+            }
+            Err(e) => format!("what is whole in it was not recovered: {e}"),
+        };
+        log::error!("no consumer can merge {}: set aside, {what}", path.display());
         self.moved.notify_all();
         Verdict::Done
     }
 
-    /// Sets a file aside and makes a segment of what is whole in it. `None` where that is nothing, or all: then it is not
-    /// the file that keeps consumers from merging it, and offering it again would never end.
-    fn recover_from(&self, segment: &Arc<Segment>) -> io::Result<Option<Arc<Segment>>> {
+    /// Sets a file aside and makes a segment of what is whole in it, unless that is nothing, or all: then it is not the file
+    /// that keeps consumers from merging it, and offering it again would never end.
+    fn recover_from(&self, segment: &Arc<Segment>) -> io::Result<Whole> {
         let file = segment.open()?;
         let path = segment.set_aside()?.with_file_name(Bounds::From(segment.digest().first).file_name(State::Active));
-        let Some(digest) = salvage(self.fs.as_ref(), &file, &path)? else { return Ok(None) };
+        let Some(digest) = salvage(self.fs.as_ref(), &file, &path)? else { return Ok(Whole::Nothing) };
         if Known::from(digest) == *segment.digest() {
             self.fs.remove(&path)?;
-            return Ok(None);
+            return Ok(Whole::All);
         }
         let recovered = Segment::new(self.fs.clone(), path, digest);
         recovered.rename(&Bounds::From(digest.first).file_name(State::Flushed))?;
         self.fs.sync_dir(&self.dir)?;
-        Ok(Some(Arc::new(recovered)))
+        Ok(Whole::Some(Arc::new(recovered)))
     }
 
     /// Waits until every segment was taken over, at most for `span`. Gives whether it was so.

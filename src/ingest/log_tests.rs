@@ -164,6 +164,33 @@ fn a_file_that_is_no_segment_is_set_aside_and_a_damaged_one_gives_what_is_whole(
 }
 
 #[test]
+fn a_segment_that_no_consumer_can_merge_is_queried_on_and_of_a_damaged_one_what_is_whole_goes_on() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let clock = Arc::new(VirtualClock::at(START));
+    let log = open_at(dir.path(), clock.clone());
+    let mut rounds = Rounds::default();
+    let mut pending = |text: &[u8]| {
+        append(&log, log.fast_slot(0), text);
+        clock.advance(Duration::from_secs(3));
+        log.round(&mut rounds);
+        log.next().expect("renamed").expect("a segment")
+    };
+    let sound = pending(b"sound\n");
+    let damaged = pending(b"a\nb\nc\n");
+    let mut bytes = std::fs::read(damaged.path()).expect("a file");
+    bytes[29..33].copy_from_slice(b"....");
+    std::fs::write(damaged.path(), bytes).expect("a file");
+    assert_eq!(log.set_aside(sound.digest().first), Verdict::Done);
+    assert_eq!(log.set_aside(damaged.digest().first), Verdict::Done);
+    assert_eq!(texts(&log), ["sound", "a", "c"]);
+    let next = log.next().expect("renamed").expect("what is whole of the damaged one");
+    assert_eq!(next.digest().records, Some(2));
+    assert!(log.next().expect("nothing to rename").is_none(), "the sound one is not handed out again");
+    assert!(!log.wait_until_drained(Duration::ZERO), "a node that has it does not say that it has nothing");
+    assert_eq!(log.set_aside(sound.digest().first), Verdict::Unknown);
+}
+
+#[test]
 fn one_sync_serves_all_who_wait_for_the_durable_slot() {
     let dir = tempfile::tempdir().expect("a directory");
     let log = open_at(dir.path(), Arc::new(VirtualClock::at(START)));

@@ -1,7 +1,7 @@
 //! What happens to a segment after it was closed: closing, flushed, pending, committed.
 //!
-//! A segment leaves this queue only when a consumer commits it, so a query that looks here before it asks the stores sees
-//! every record in at least one place.
+//! A segment leaves this queue only when a consumer commits it, or when what is whole of a damaged one has come in its place, so
+//! a query that looks here before it asks the stores sees every record in at least one place.
 
 use super::log::Closed;
 use crate::record::id::Id;
@@ -36,6 +36,9 @@ pub struct Queue {
     pub flushed: BTreeMap<Id, Arc<Segment>>,
     /// Handed to consumers, by id.
     pub pending: BTreeMap<Id, Pending>,
+    /// Taken out of circulation, by id, and still to be read by queries: until what is whole of them is offered by itself, or
+    /// for ever where all is whole and no consumer can merge it all the same.
+    pub aside: BTreeMap<Id, Arc<Segment>>,
     committed: BTreeMap<Id, Monotonic>,
 }
 
@@ -97,6 +100,13 @@ impl Queue {
         }
     }
 
+    /// Takes a pending segment out of circulation. Queries still read it.
+    pub fn set_aside(&mut self, id: Id) -> Option<Arc<Segment>> {
+        let segment = self.fail(id)?;
+        self.aside.insert(id, segment.clone());
+        Some(segment)
+    }
+
     /// Takes a pending segment out, to be offered again or set aside once it was renamed.
     pub fn fail(&mut self, id: Id) -> Option<Arc<Segment>> {
         self.pending.remove(&id).map(|pending| pending.segment)
@@ -117,7 +127,7 @@ impl Queue {
 
     /// Whether every segment was taken over.
     pub fn is_drained(&self) -> bool {
-        self.closing.is_empty() && self.flushed.is_empty() && self.pending.is_empty()
+        self.closing.is_empty() && self.flushed.is_empty() && self.pending.is_empty() && self.aside.is_empty()
     }
 }
 
