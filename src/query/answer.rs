@@ -2,6 +2,7 @@
 
 use super::needle::Matcher;
 use super::newest::{Descending, Newest};
+use super::node::Node;
 use super::params::{Order, Params};
 use super::pool::Line;
 use super::scan::{Direction, PartSource, Scan, Setup};
@@ -9,7 +10,7 @@ use crate::http::{BodyWriter, Cancel, Reply, Request};
 use crate::merge::k_way::{Merge, MergeError, Source};
 use crate::ops::metrics::Counter;
 use crate::segment::readable::Readable;
-use crate::unit::{Monotonic, UnixMillis};
+use crate::unit::{Monotonic, UnixMillis, show_duration};
 use crate::world::clock::Clock;
 use memchr::memchr_iter;
 use std::io::{self, Write};
@@ -20,28 +21,6 @@ const RUN: usize = 64 << 10;
 
 /// The longest time found records wait for more before they are sent.
 const LINGER: Duration = Duration::from_millis(5);
-
-/// How an answer ended.
-pub(super) enum End {
-    /// As it should.
-    Whole,
-    /// Nobody waits for it any more.
-    Cancelled,
-    /// Its rest cannot be had.
-    Broken(io::Error),
-}
-
-impl End {
-    /// How writing a body ended. What on_break gives back is never taken for a client that is gone.
-    pub(super) fn of(result: io::Result<()>, cancel: &Cancel) -> End {
-        match result {
-            Ok(()) => End::Whole,
-            Err(_) if cancel.is_cancelled() => End::Cancelled,
-            Err(e) if matches!(e.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => End::Cancelled,
-            Err(e) => End::Broken(e),
-        }
-    }
-}
 
 /// A request that was understood.
 pub(super) struct Query {
@@ -60,6 +39,20 @@ impl Query {
         let matcher = matcher.map_err(|e| e.to_string())?;
         let (head_only, cancel) = (request.method() == "HEAD", request.cancel().clone());
         Ok(Query { params, matcher, head_only, cancel, began })
+    }
+
+    /// The headers that every answer has. `now` is when they are made.
+    pub(super) fn headers(&self, told: &Told, now: Monotonic) -> Vec<(&'static str, String)> {
+        let mut headers = self.params.headers().to_vec();
+        headers.extend([
+            ("X-Oklog-Nodes-Queried", told.nodes.to_string()),
+            ("X-Oklog-Segments-Queried", told.segments.to_string()),
+            ("X-Oklog-Max-Data-Set-Size", told.reach.to_string()),
+            ("X-Oklog-Error-Count", told.silent.to_string()),
+            ("X-Oklog-Duration", show_duration(now.since(self.began))),
+            ("X-Oklog-Complete", told.is_complete.to_string()),
+        ]);
+        headers
     }
 
     /// Sources that scan these parts for it.
@@ -89,6 +82,20 @@ impl Query {
             Order::Desc => Box::new(Newest::new(sources)),
         }
     }
+}
+
+/// What the head of an answer tells.
+pub(super) struct Told {
+    /// How many nodes were asked.
+    pub nodes: usize,
+    /// How many segments they read.
+    pub segments: u64,
+    /// How many bytes are in those.
+    pub reach: u64,
+    /// How many nodes are silent.
+    pub silent: usize,
+    /// Whether nothing can be missing.
+    pub is_complete: bool,
 }
 
 /// A merge in either order.
@@ -173,10 +180,38 @@ impl<'a> Body<'a> {
         Ok(())
     }
 
-    /// Ends the body: it is whole.
-    pub(super) fn finish(self) -> io::Result<()> {
-        self.writer.finish()
+    /// Ends the body as `written` says, and counts it: under the first name if it is what its head says, under the second if
+    /// its rest cannot be had. Then, and where the client is gone, it ends without its final chunk, so that nobody takes a
+    /// part for the whole.
+    pub(super) fn end(
+        self,
+        node: &Node,
+        written: io::Result<()>,
+        cancel: &Cancel,
+        (good, bad): (&str, &str),
+    ) -> io::Result<()> {
+        match written {
+            Ok(()) => {
+                node.count(good);
+                self.writer.finish()
+            }
+            Err(e) if cancel.is_cancelled() || is_gone(&e) => {
+                node.count("cancelled");
+                Ok(())
+            }
+            Err(e) => {
+                node.count(bad);
+                log::error!("a query broke off: {e}");
+                Err(e)
+            }
+        }
     }
+}
+
+/// Whether it was the client's going away that broke the writing. A source's break never looks so: it comes as another
+/// kind of error.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
 }
 
 /// At most `limit` records at the front of a block: their bytes, and how many they are.

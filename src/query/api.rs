@@ -1,11 +1,11 @@
 //! The routes of the reading room: `/store/query` for people, `/store/_query` and `/ingest/_query` between nodes.
 
-use super::answer::{Body, End, Query};
+use super::answer::{Body, Query, Told};
 use super::node::{DATA_ID, KNOWN_STORES, Node, Tier};
 use super::scatter::Scatter;
 use crate::http::{Access, Lane, Reply, Request, Route, path};
 use crate::ops::metrics::Counter;
-use crate::unit::{Bytes, show_duration};
+use crate::unit::Bytes;
 use std::io;
 use std::sync::Arc;
 
@@ -69,34 +69,12 @@ impl Reader {
         let mut merge = query.merge(query.scan(parts, node.pool.line(), scanned.clone()));
         let ended = body.write(merge.as_mut(), query.params.limit, |e| Err(io::Error::other(e.to_string())));
         node.count_work(&scanned, reach, body.records);
-        match End::of(ended, &query.cancel) {
-            End::Whole => {
-                node.count("whole");
-                body.finish()
-            }
-            End::Cancelled => {
-                node.count("cancelled");
-                Ok(())
-            }
-            End::Broken(e) => {
-                // The body ends without its final chunk: nobody takes it for whole.
-                node.count("error");
-                log::error!("a query broke off: {e}");
-                Err(e)
-            }
-        }
+        body.end(node, ended, &query.cancel, ("whole", "error"))
     }
 
     fn headers(&self, query: &Query, segments: usize, reach: u64) -> Vec<(&'static str, String)> {
-        let mut headers = query.params.headers().to_vec();
-        headers.extend([
-            ("X-Oklog-Nodes-Queried", "1".to_string()),
-            ("X-Oklog-Segments-Queried", segments.to_string()),
-            ("X-Oklog-Max-Data-Set-Size", reach.to_string()),
-            ("X-Oklog-Error-Count", "0".to_string()),
-            ("X-Oklog-Duration", show_duration(self.node.clock.now().since(query.began))),
-            ("X-Oklog-Complete", "true".to_string()),
-        ]);
+        let told = Told { nodes: 1, segments: segments as u64, reach, silent: 0, is_complete: true };
+        let mut headers = query.headers(&told, self.node.clock.now());
         if let Some(id) = self.tier.data_of(&self.node.cluster.view().me) {
             headers.push((DATA_ID, id.to_string()));
         }

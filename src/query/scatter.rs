@@ -16,7 +16,7 @@
 //! answer two blocks (see `remote`) and the two buffers of its connection, 16 KiB each; besides what a scan of the
 //! own tiers takes (see `scan`). It does not grow with the result. Left out: asking a second time.
 
-use super::answer::{Body, End, Query};
+use super::answer::{Body, Query, Told};
 use super::calls::Calls;
 use super::complete::{Missed, StoreKey};
 use super::newest::Descending;
@@ -31,7 +31,6 @@ use crate::ops::metrics::Counter;
 use crate::record::id::Id;
 use crate::segment::readable::Readable;
 use crate::segment::wire::parse_decimal;
-use crate::unit::show_duration;
 use crate::world::crew::{each, watched};
 use std::collections::BTreeSet;
 use std::io;
@@ -237,22 +236,7 @@ impl Scatter {
             Err(io::Error::other(format!("the answer cannot do without {}: {error}", owner.name)))
         });
         node.count_work(&scanned, reach, body.records);
-        match End::of(ended, &query.cancel) {
-            End::Whole => {
-                node.count(good_end);
-                body.finish()
-            }
-            End::Cancelled => {
-                node.count("cancelled");
-                Ok(())
-            }
-            End::Broken(e) => {
-                // The body ends without its final chunk: nobody takes it for what its head says.
-                node.count("broken");
-                log::error!("a query broke off: {e}");
-                Err(e)
-            }
-        }
+        body.end(node, ended, &query.cancel, (good_end, "broken"))
     }
 
     fn sources(
@@ -282,16 +266,10 @@ impl Scatter {
         let own_segments: usize = gathered.own.iter().map(|own| own.parts.len()).sum();
         let segments = heads().fold(own_segments as u64, |sum, head| sum.saturating_add(head.segments));
         let reach = heads().fold(gathered.own_reach(), |sum, head| sum.saturating_add(head.reach));
-        let mut headers = query.params.headers().to_vec();
-        headers.extend([
-            ("X-Oklog-Nodes-Queried", gathered.asked.to_string()),
-            ("X-Oklog-Segments-Queried", segments.to_string()),
-            ("X-Oklog-Max-Data-Set-Size", reach.to_string()),
-            ("X-Oklog-Error-Count", gathered.missed.count().to_string()),
-            ("X-Oklog-Duration", show_duration(self.node.clock.now().since(query.began))),
-            ("X-Oklog-Complete", is_complete.to_string()),
-        ]);
-        if gathered.missed.count() > 0 {
+        let silent = gathered.missed.count();
+        let told = Told { nodes: gathered.asked, segments, reach, silent, is_complete };
+        let mut headers = query.headers(&told, self.node.clock.now());
+        if silent > 0 {
             headers.push(("X-Oklog-Silent-Nodes", gathered.missed.names()));
         }
         headers
