@@ -100,7 +100,8 @@ pub(super) fn encode_target(target: &[u8]) -> String {
     encode(target, |byte| byte.is_ascii_graphic())
 }
 
-fn encode(value: &[u8], plain: impl Fn(u8) -> bool) -> String {
+/// Writes bytes as text: those that are not `plain` as `%` and two digits (RFC 3986, section 2.1).
+pub fn encode(value: &[u8], plain: impl Fn(u8) -> bool) -> String {
     let mut out = String::with_capacity(value.len());
     for &byte in value {
         if plain(byte) {

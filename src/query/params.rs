@@ -4,6 +4,7 @@
 //! `from` a query reaches back one hour; without `to` it ends now. A parameter without a value counts as not given, save
 //! for the flags, where `regex` alone means `regex=true`. Names that are not ours are passed over, as in the old one.
 
+use crate::http::params::encode;
 use crate::record::id::Id;
 use crate::unit::{UnixMillis, parse_duration, parse_rfc3339};
 use std::fmt;
@@ -229,7 +230,7 @@ impl QueryString {
         }
         self.0.push_str(name);
         self.0.push('=');
-        percent_encode(&mut self.0, value, |b| b.is_ascii_alphanumeric() || b"-._~:".contains(&b));
+        self.0.push_str(&encode(value, |b| b.is_ascii_alphanumeric() || b"-._~:".contains(&b)));
     }
 
     /// What was made.
@@ -243,10 +244,9 @@ impl QueryString {
 pub fn header_value(value: &[u8]) -> String {
     let inner = value.trim_ascii();
     let start = value.len() - value.trim_ascii_start().len();
-    let mut text = String::new();
-    percent_encode(&mut text, &value[..start], |_| false);
-    percent_encode(&mut text, inner, |b| (b' '..=b'~').contains(&b) && b != b'%');
-    percent_encode(&mut text, value.get(start + inner.len()..).unwrap_or_default(), |_| false);
+    let mut text = encode(&value[..start], |_| false);
+    text.push_str(&encode(inner, |b| (b' '..=b'~').contains(&b) && b != b'%'));
+    text.push_str(&encode(value.get(start + inner.len()..).unwrap_or_default(), |_| false));
     text
 }
 
@@ -267,16 +267,6 @@ pub fn percent_decode(text: &str) -> Vec<u8> {
         }
     }
     out
-}
-
-fn percent_encode(out: &mut String, value: &[u8], is_plain: impl Fn(u8) -> bool) {
-    for &byte in value {
-        if is_plain(byte) {
-            out.push(char::from(byte));
-        } else {
-            out.push_str(&format!("%{byte:02X}"));
-        }
-    }
 }
 
 #[cfg(test)]
