@@ -106,6 +106,12 @@ impl fmt::Display for UnitError {
 
 impl std::error::Error for UnitError {}
 
+/// Reads a number of exactly so many hexadecimal digits in lower case: neither sign nor space, one spelling for each.
+pub fn parse_hex(text: &str, digits: usize) -> Option<u128> {
+    let plain = text.len() == digits && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    plain.then(|| u128::from_str_radix(text, 16).ok())?
+}
+
 /// Reads a duration in Go's notation (package time, `ParseDuration`), with `d` for 24 hours besides.
 ///
 /// Negative spans are refused: none of our settings has a meaning for them.

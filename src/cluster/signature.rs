@@ -14,6 +14,7 @@
 use super::auth::{Keys, TAG, Windows, first_counter};
 use super::claim::NodeId;
 use crate::http::{Guard, client::Sign};
+use crate::unit::parse_hex;
 use crate::world::clock::Clock;
 use crate::world::crew::lock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -75,7 +76,8 @@ impl HttpGuard {
     fn is_valid(&self, method: &str, target: &str, signature: &str) -> Option<bool> {
         let mut words = signature.split(' ');
         let version = words.next()?;
-        let (from, counter, tag) = (hex(words.next()?, 32)?, hex(words.next()?, 16)?, hex(words.next()?, 2 * TAG)?);
+        let (from, counter, tag) =
+            (parse_hex(words.next()?, 32)?, parse_hex(words.next()?, 16)?, parse_hex(words.next()?, 2 * TAG)?);
         if version != VERSION || words.next().is_some() {
             return None;
         }
@@ -94,12 +96,6 @@ impl Guard for HttpGuard {
             None => Err(MISSING.into()),
         }
     }
-}
-
-/// A number of exactly so many hexadecimal digits, in lower case.
-fn hex(word: &str, digits: usize) -> Option<u128> {
-    let plain = word.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    (plain && word.len() == digits).then(|| u128::from_str_radix(word, 16).ok())?
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! the members' own memory of each other has to do. What is noted is never taken back.
 
 use crate::cluster::DataId;
+use crate::segment::identity;
 use std::collections::BTreeSet;
 
 /// How many stores are noted at most: as many as a cluster may have members. One more is not noted, which is logged once.
@@ -45,13 +46,9 @@ pub fn parse_stores(text: &str) -> Option<Vec<DataId>> {
     if text.is_empty() {
         return Some(Vec::new());
     }
-    let stores: Option<Vec<DataId>> = text.split(',').take(MOST_NAMED + 1).map(parse_store).collect();
+    let stores: Option<Vec<DataId>> =
+        text.split(',').take(MOST_NAMED + 1).map(|id| identity::parse(id).map(DataId)).collect();
     stores.filter(|stores| stores.len() <= MOST_NAMED)
-}
-
-fn parse_store(text: &str) -> Option<DataId> {
-    let shaped = text.len() == 32 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-    shaped.then(|| u128::from_str_radix(text, 16).ok().map(DataId)).flatten()
 }
 
 #[cfg(test)]

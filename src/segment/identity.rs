@@ -1,5 +1,6 @@
 //! The id that a directory of segments has for life: 128 bits, as the name of an empty file in it.
 
+use crate::unit::parse_hex;
 use crate::world::entropy::random_u128;
 use crate::world::fs::FileSystem;
 use std::io;
@@ -7,8 +8,7 @@ use std::path::Path;
 
 /// Reads the text form: 32 lower-case hex digits.
 pub fn parse(text: &str) -> Option<u128> {
-    let shaped = text.len() == 32 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-    shaped.then(|| u128::from_str_radix(text, 16).ok()).flatten()
+    parse_hex(text, 32)
 }
 
 /// Draws an id for a directory that has none, and makes it durable before anybody is told. `extension` comes with its dot.
