@@ -228,10 +228,7 @@ impl Source for Input<'_> {
     fn next_block(&mut self, block: &mut Vec<u8>) -> Result<bool, MergeError> {
         let blocks = match &mut self.open {
             Some(blocks) => blocks,
-            closed => {
-                let range = FileRange::new(self.segment.open()?, Bytes(0), self.segment.digest().len);
-                closed.insert(BlockReader::new(range))
-            }
+            closed => closed.insert(self.segment.blocks()?),
         };
         let more = blocks.next_block(block)?;
         let count = memchr::memchr_iter(b'\n', block).count() as u64;

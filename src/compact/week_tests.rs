@@ -49,10 +49,7 @@ impl Source for Piece {
     fn next_block(&mut self, block: &mut Vec<u8>) -> Result<bool, MergeError> {
         let blocks = match &mut self.open {
             Some(blocks) => blocks,
-            closed => {
-                let range = FileRange::new(self.segment.open()?, Bytes(0), self.segment.digest().len);
-                closed.insert(BlockReader::new(range))
-            }
+            closed => closed.insert(self.segment.blocks()?),
         };
         Ok(blocks.next_block(block)?)
     }

@@ -1,5 +1,6 @@
 //! Reading a segment from front to back in blocks of whole records.
 
+use super::Segment;
 use crate::record::stored::whole_len;
 use crate::unit::Bytes;
 use crate::world::fs::File;
@@ -123,6 +124,13 @@ impl Read for FileRange {
                 Ok(n)
             }
         }
+    }
+}
+
+impl Segment {
+    /// Its records from front to back, held to its length. Opens the file.
+    pub fn blocks(&self) -> io::Result<BlockReader<FileRange>> {
+        Ok(BlockReader::new(FileRange::new(self.open()?, Bytes(0), self.digest().len)))
     }
 }
 
