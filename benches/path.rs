@@ -16,6 +16,7 @@ use oklog::record::stored::{records, whole_len, write};
 use oklog::segment::reader::BLOCK;
 use oklog::unit::{Bytes, UnixNanos};
 use oklog::world::clock::{Clock, SystemClock};
+use oklog::world::entropy::SystemEntropy;
 use oklog::world::fs::FileSystem;
 use oklog::world::fs::nop::NopFs;
 use oklog::world::fs::real::RealFs;
@@ -186,7 +187,13 @@ fn open_log(fs: &Arc<dyn FileSystem>) -> Scratch {
     let beside = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
     let dir = tempfile::tempdir_in(beside).expect("a directory");
     let clock = Arc::new(SystemClock::default());
-    let ground = Ground { fs: fs.clone(), clock, metrics: Arc::default(), live: Arc::default() };
+    let ground = Ground {
+        fs: fs.clone(),
+        clock,
+        entropy: Arc::new(SystemEntropy),
+        metrics: Arc::default(),
+        live: Arc::default(),
+    };
     let limits = Limits {
         flush_size: Bytes(16 << 20),
         flush_age: Duration::from_secs(3),

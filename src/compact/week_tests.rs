@@ -13,6 +13,7 @@ use crate::unit::{Bytes, UnixMillis, UnixNanos};
 use crate::world::clock::{Clock, VirtualClock};
 use crate::world::crew::Stop;
 use crate::world::entropy::Dice;
+use crate::world::entropy::SystemEntropy;
 use crate::world::fs::FileSystem;
 use crate::world::fs::memory::MemoryFs;
 use std::collections::{BTreeSet, VecDeque};
@@ -167,7 +168,8 @@ impl Week {
     fn new(seed: u64) -> Week {
         let clock = Arc::new(VirtualClock::at(START));
         let fs = MemoryFs::with_clock(clock.clone());
-        let store = StoreLog::open(Arc::new(fs.clone()), "store", clock.clone(), Arc::new(Metrics::default()));
+        let store =
+            StoreLog::open(Arc::new(fs.clone()), "store", clock.clone(), Arc::new(Metrics::default()), &SystemEntropy);
         let store = store.expect("an empty store opens");
         let retention = retain::Limits { retain: RETAIN, purge: PURGE, max_size: None };
         let keeper = Housekeeper::new(store.clone(), Settings { target_size: Bytes(TARGET), retention });

@@ -10,6 +10,7 @@ use crate::unit::{Bytes, UnixNanos};
 use crate::world::clock::VirtualClock;
 use crate::world::crew::Stop;
 use crate::world::entropy::Dice;
+use crate::world::entropy::SystemEntropy;
 use crate::world::fs::FileSystem;
 use crate::world::fs::memory::{MemoryFs, Op};
 use std::collections::BTreeSet;
@@ -33,7 +34,14 @@ impl Bench {
     }
 
     fn try_open(&self) -> Option<Arc<StoreLog>> {
-        StoreLog::open(Arc::new(self.fs.clone()), "store", self.clock.clone(), Arc::new(Metrics::default())).ok()
+        StoreLog::open(
+            Arc::new(self.fs.clone()),
+            "store",
+            self.clock.clone(),
+            Arc::new(Metrics::default()),
+            &SystemEntropy,
+        )
+        .ok()
     }
 
     fn open(&self) -> Arc<StoreLog> {

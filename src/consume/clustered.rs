@@ -109,6 +109,7 @@ mod tests {
     use crate::cluster::{Meta, Peer, PeerKind, State};
     use crate::store::log::StoreLog;
     use crate::world::clock::SystemClock;
+    use crate::world::entropy::SystemEntropy;
     use crate::world::fs::memory::MemoryFs;
     use std::net::SocketAddr;
 
@@ -144,7 +145,13 @@ mod tests {
         ];
         let view = View { me: peer(3, PeerKind::Store, Some(13)), others, silent: Vec::new() };
         let cluster = Arc::new(Changing(Mutex::new(Arc::new(view.clone()))));
-        let own = StoreLog::open(Arc::new(MemoryFs::new()), "s", Arc::new(SystemClock::default()), Arc::default());
+        let own = StoreLog::open(
+            Arc::new(MemoryFs::new()),
+            "s",
+            Arc::new(SystemClock::default()),
+            Arc::default(),
+            &SystemEntropy,
+        );
         let members = Clustered::new(cluster.clone(), Caller::default(), None, Some(own.expect("opens")));
         let (ingesters, stores) = names(&members);
         assert_eq!(ingesters, ["127.0.0.1:7650", "127.0.0.4:7650"]);

@@ -17,6 +17,7 @@ use crate::store::replicate::Receipt;
 use crate::unit::Bytes;
 use crate::world::clock::SystemClock;
 use crate::world::crew::{Crew, Farewell, Stop, both, lock};
+use crate::world::entropy::SystemEntropy;
 use crate::world::fs::FileSystem;
 use crate::world::fs::memory::MemoryFs;
 use std::collections::BTreeMap;
@@ -122,7 +123,7 @@ fn segment(ids: impl IntoIterator<Item = u128>) -> Vec<u8> {
 
 fn store() -> Arc<StoreLog> {
     let fs = Arc::new(MemoryFs::new());
-    StoreLog::open(fs, "store", Arc::new(SystemClock::default()), Arc::default()).expect("opens")
+    StoreLog::open(fs, "store", Arc::new(SystemClock::default()), Arc::default(), &SystemEntropy).expect("opens")
 }
 
 fn content(store: &StoreLog) -> Vec<u8> {
@@ -272,7 +273,8 @@ fn over_http_it_is_the_same_and_a_rotten_segment_leaves_no_file() {
 #[test]
 fn over_http_a_store_refuses_what_is_no_segment_and_says_when_it_has_no_room() {
     let fs = MemoryFs::new();
-    let store = StoreLog::open(Arc::new(fs.clone()), "store", Arc::new(SystemClock::default()), Arc::default());
+    let store =
+        StoreLog::open(Arc::new(fs.clone()), "store", Arc::new(SystemClock::default()), Arc::default(), &SystemEntropy);
     let (crew, stop) = (Crew::default(), Stop::default());
     let listen = TcpListener::bind("127.0.0.1:0").expect("a port");
     let routes = crate::store::api::routes(&store.expect("opens"), Bytes(64 << 20));

@@ -272,6 +272,7 @@ mod tests {
     use crate::segment::reader::{BlockReader, FileRange};
     use crate::unit::Bytes;
     use crate::world::clock::SystemClock;
+    use crate::world::entropy::SystemEntropy;
     use crate::world::fs::memory::MemoryFs;
     use std::io::Write;
     use std::net::TcpListener;
@@ -294,7 +295,7 @@ mod tests {
     fn one_connection_may_send_any_number_of_long_lines_and_none_is_split_for_want_of_memory() {
         let clock = Arc::new(SystemClock::default());
         let (metrics, live) = (Arc::default(), Arc::default());
-        let ground = Ground { fs: Arc::new(MemoryFs::new()), clock, metrics, live };
+        let ground = Ground { fs: Arc::new(MemoryFs::new()), clock, entropy: Arc::new(SystemEntropy), metrics, live };
         let hour = Duration::from_secs(3_600);
         let limits = Limits { flush_size: Bytes(1 << 30), flush_age: hour, pending_timeout: hour };
         let log = IngestLog::open(ground, Path::new("d"), limits, 1).expect("in memory");

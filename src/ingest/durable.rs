@@ -25,6 +25,16 @@ struct GroupState {
     failed_from: u64,
 }
 
+impl GroupState {
+    /// Of bytes that are settled.
+    fn outcome(&self, from: u64, mark: u64) -> io::Result<()> {
+        if from < self.failed_to && mark > self.failed_from {
+            return Err(io::Error::other("a sync failed"));
+        }
+        Ok(())
+    }
+}
+
 /// How long a wait lasts before it looks whether the process ends.
 const GLANCE: Duration = Duration::from_millis(500);
 
@@ -51,10 +61,13 @@ impl Group {
             }
             state = wait_for(&self.changed, state, GLANCE);
         }
-        if from < state.failed_to && mark > state.failed_from {
-            return Err(io::Error::other("a sync failed"));
-        }
-        Ok(())
+        state.outcome(from, mark)
+    }
+
+    /// What has become of the bytes from `from` to `mark`; `None` while their sync is still to come.
+    pub fn outcome(&self, from: u64, mark: u64) -> Option<io::Result<()>> {
+        let state = lock(&self.state);
+        (state.settled >= mark).then(|| state.outcome(from, mark))
     }
 
     /// Waits until somebody wants a sync, at most for a glance. Gives whether one is wanted.

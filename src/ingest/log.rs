@@ -16,7 +16,7 @@ use crate::stream::registry::Registry;
 use crate::unit::{Bytes, Monotonic, UnixNanos};
 use crate::world::clock::Clock;
 use crate::world::crew::{Stop, lock, wait_for};
-use crate::world::entropy::random_u64;
+use crate::world::entropy::Entropy;
 use crate::world::fs::{File, FileSystem};
 use std::io;
 use std::path::PathBuf;
@@ -57,6 +57,7 @@ pub struct IngestLog {
     pub(super) fs: Arc<dyn FileSystem>,
     pub(super) dir: PathBuf,
     pub(super) clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) gauges: Gauges,
     pub(super) limits: Limits,
@@ -161,8 +162,20 @@ impl Reason {
 impl IngestLog {
     /// Puts a log together from what recovery has found.
     pub(super) fn assemble(parts: super::recover::Recovered, slots: usize) -> IngestLog {
-        let super::recover::Recovered { fs, dir, clock, metrics, limits, id, flushed, mark, marked, lock, live } =
-            parts;
+        let super::recover::Recovered {
+            fs,
+            dir,
+            clock,
+            entropy,
+            metrics,
+            limits,
+            id,
+            flushed,
+            mark,
+            marked,
+            lock,
+            live,
+        } = parts;
         let gauges = Gauges {
             bytes: metrics.counter(m::WRITER_BYTES, &[]),
             records: metrics.counter(m::WRITER_RECORDS, &[]),
@@ -180,6 +193,7 @@ impl IngestLog {
             fs,
             dir,
             clock,
+            entropy,
             metrics,
             gauges,
             limits,
@@ -275,7 +289,7 @@ impl IngestLog {
     }
 
     fn new_active(&self, first: UnixNanos) -> io::Result<Active> {
-        let stream = StreamBits::from_random(random_u64());
+        let stream = StreamBits::from_random(self.entropy.bits_64());
         let path = self.dir.join(Bounds::From(Id::new(first, stream, 0)).file_name(State::Active));
         let file = self.fs.create_new(&path)?;
         Ok(Active {
@@ -326,12 +340,17 @@ impl IngestLog {
 
     /// Waits while the disk does not keep up with closed segments, or is nearly full. `false` when `stop` was raised.
     pub fn wait_for_disk(&self, stop: &Stop) -> bool {
-        while self.nearly_full.load(Ordering::Relaxed) || lock(&self.queue).closing.len() >= MOST_CLOSING {
+        while self.is_behind() {
             if stop.wait(Duration::from_millis(20)) {
                 return false;
             }
         }
         true
+    }
+
+    /// Whether writers must wait: the disk does not keep up with closed segments, or is nearly full.
+    pub fn is_behind(&self) -> bool {
+        self.nearly_full.load(Ordering::Relaxed) || lock(&self.queue).closing.len() >= MOST_CLOSING
     }
 
     /// What a query may read of this tier, as of now. Take it before the stores' own snapshot.

@@ -7,6 +7,7 @@ use crate::record::line::LineCutter;
 use crate::record::stored;
 use crate::segment::reader::{BlockReader, FileRange};
 use crate::world::clock::VirtualClock;
+use crate::world::entropy::SystemEntropy;
 use crate::world::fs::real::RealFs;
 use std::path::Path;
 
@@ -17,7 +18,13 @@ fn limits() -> Limits {
 }
 
 fn open_at(dir: &Path, clock: Arc<VirtualClock>) -> IngestLog {
-    let ground = Ground { fs: Arc::new(RealFs), clock, metrics: Arc::default(), live: Arc::default() };
+    let ground = Ground {
+        fs: Arc::new(RealFs),
+        clock,
+        entropy: Arc::new(SystemEntropy),
+        metrics: Arc::default(),
+        live: Arc::default(),
+    };
     IngestLog::open(ground, dir, limits(), 2).expect("a sound directory")
 }
 
@@ -222,7 +229,13 @@ fn a_full_segment_is_closed_and_what_was_not_committed_in_time_is_offered_again(
 fn a_segment_whose_sync_and_rewriting_fail_is_rewritten_later_and_never_passed_on_in_part() {
     use crate::world::fs::memory::{MemoryFs, Op};
     let (fs, clock) = (MemoryFs::new(), Arc::new(VirtualClock::at(START)));
-    let ground = Ground { fs: Arc::new(fs.clone()), clock, metrics: Arc::default(), live: Arc::default() };
+    let ground = Ground {
+        fs: Arc::new(fs.clone()),
+        clock,
+        entropy: Arc::new(SystemEntropy),
+        metrics: Arc::default(),
+        live: Arc::default(),
+    };
     let log = IngestLog::open(ground, Path::new("d"), limits(), 1).expect("in memory");
     append(&log, log.fast_slot(0), b"one\ntwo\n");
     log.close_all(Reason::Age);

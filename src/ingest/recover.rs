@@ -16,6 +16,7 @@ use crate::segment::{Bounds, Segment, State, identity, name};
 use crate::stream::registry::Registry;
 use crate::unit::UnixNanos;
 use crate::world::clock::Clock;
+use crate::world::entropy::Entropy;
 use crate::world::fs::{Entry, FileSystem};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -31,6 +32,7 @@ pub(super) struct Recovered {
     pub fs: Arc<dyn FileSystem>,
     pub dir: PathBuf,
     pub clock: Arc<dyn Clock>,
+    pub entropy: Arc<dyn Entropy>,
     pub metrics: Arc<Metrics>,
     pub limits: Limits,
     pub live: Arc<Registry>,
@@ -74,6 +76,8 @@ pub struct Ground {
     pub fs: Arc<dyn FileSystem>,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
+    /// What streams are told apart by.
+    pub entropy: Arc<dyn Entropy>,
     /// Where numbers go.
     pub metrics: Arc<Metrics>,
     /// Who listens to live batches.
@@ -83,7 +87,7 @@ pub struct Ground {
 impl IngestLog {
     /// Opens a directory, made if it is missing, with `slots` writers for the fast port.
     pub fn open(ground: Ground, dir: &Path, limits: Limits, slots: usize) -> Result<IngestLog, OpenError> {
-        let Ground { fs, clock, metrics, live } = ground;
+        let Ground { fs, clock, entropy, metrics, live } = ground;
         fs.create_dir_all(dir).map_err(doing("making the directory", dir))?;
         let lock = fs.lock_dir(dir).map_err(doing("locking the directory", dir))?;
         let mut entries = fs.list(dir).map_err(doing("reading the directory", dir))?;
@@ -125,10 +129,10 @@ impl IngestLog {
         let mark = highest.max(marked.as_ref().map_or(UnixNanos(0), |(at, _)| *at));
         let id = match id {
             Some(id) => id,
-            None => DataId(identity::draw(&*fs, dir, ID_EXTENSION).map_err(doing("giving an id to", dir))?),
+            None => DataId(identity::draw(&*fs, dir, ID_EXTENSION, &*entropy).map_err(doing("giving an id to", dir))?),
         };
         let dir = dir.to_path_buf();
-        let parts = Recovered { fs, dir, clock, metrics, limits, live, id, flushed, mark, marked, lock };
+        let parts = Recovered { fs, dir, clock, entropy, metrics, limits, live, id, flushed, mark, marked, lock };
         Ok(IngestLog::assemble(parts, slots))
     }
 }

@@ -1,7 +1,7 @@
 //! The id that a directory of segments has for life: 128 bits, as the name of an empty file in it.
 
 use crate::unit::parse_hex;
-use crate::world::entropy::random_u128;
+use crate::world::entropy::Entropy;
 use crate::world::fs::FileSystem;
 use std::io;
 use std::path::Path;
@@ -13,8 +13,8 @@ pub fn parse(text: &str) -> Option<u128> {
 
 /// Draws an id for a directory that has none, and makes it durable before anybody is told. `extension` comes with its dot.
 /// After an error the directory may have the file already: the next start finds it, and nobody was told of another.
-pub fn draw(fs: &dyn FileSystem, dir: &Path, extension: &str) -> io::Result<u128> {
-    let id = random_u128();
+pub fn draw(fs: &dyn FileSystem, dir: &Path, extension: &str, entropy: &dyn Entropy) -> io::Result<u128> {
+    let id = entropy.bits_128();
     let file = fs.create_new(&dir.join(format!("{id:032x}{extension}")))?;
     file.sync_data()?;
     fs.sync_dir(dir)?;
@@ -24,17 +24,18 @@ pub fn draw(fs: &dyn FileSystem, dir: &Path, extension: &str) -> io::Result<u128
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::world::entropy::SystemEntropy;
     use crate::world::fs::memory::MemoryFs;
 
     #[test]
     fn an_id_that_was_drawn_is_found_again_in_the_name_of_its_file() {
         let (fs, dir) = (MemoryFs::default(), Path::new("/d"));
         fs.create_dir_all(dir).unwrap();
-        let id = draw(&fs, dir, ".kind").unwrap();
+        let id = draw(&fs, dir, ".kind", &SystemEntropy).unwrap();
         let names: Vec<String> = fs.list(dir).unwrap().into_iter().map(|entry| entry.name).collect();
         assert_eq!(names.len(), 1);
         assert_eq!(names[0].strip_suffix(".kind").and_then(parse), Some(id));
-        assert_ne!(draw(&fs, dir, ".kind").unwrap(), id);
+        assert_ne!(draw(&fs, dir, ".kind", &SystemEntropy).unwrap(), id);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use crate::segment::handle::{Graveyard, Known};
 use crate::segment::recover::{examine, sift};
 use crate::segment::{Segment, State, identity};
 use crate::world::clock::Clock;
+use crate::world::entropy::Entropy;
 use crate::world::fs::FileSystem;
 use std::fmt;
 use std::io;
@@ -75,6 +76,7 @@ impl StoreLog {
         dir: impl Into<PathBuf>,
         clock: Arc<dyn Clock>,
         metrics: Arc<Metrics>,
+        entropy: &dyn Entropy,
     ) -> Result<Arc<StoreLog>, StoreError> {
         let dir = dir.into();
         fs.create_dir_all(&dir).map_err(StoreError::io("making", &dir))?;
@@ -84,7 +86,8 @@ impl StoreLog {
         let id = match found.id {
             Some(id) => id,
             None => {
-                StoreId(identity::draw(&*fs, &dir, STORE_EXTENSION).map_err(StoreError::io("giving an id to", &dir))?)
+                let drawn = identity::draw(&*fs, &dir, STORE_EXTENSION, entropy);
+                StoreId(drawn.map_err(StoreError::io("giving an id to", &dir))?)
             }
         };
         let log = Arc::new(StoreLog {

@@ -1,5 +1,7 @@
 //! Chance: from the operating system where it must not be guessed or repeated, from a seed where it must be.
 
+use std::sync::Mutex;
+
 /// 64 random bits from the operating system.
 ///
 /// Falls back to the hasher keys of the standard library, which are random per process, where `getrandom(2)` is refused.
@@ -17,6 +19,44 @@ pub fn random_u64() -> u64 {
 /// 128 random bits from the operating system.
 pub fn random_u128() -> u128 {
     u128::from(random_u64()) << 64 | u128::from(random_u64())
+}
+
+/// Where ids that nobody else may draw come from: the operating system, or a seed where a run is to be repeated.
+pub trait Entropy: Send + Sync {
+    /// 64 bits.
+    fn bits_64(&self) -> u64;
+
+    /// 128 bits.
+    fn bits_128(&self) -> u128 {
+        u128::from(self.bits_64()) << 64 | u128::from(self.bits_64())
+    }
+}
+
+/// The operating system's.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemEntropy;
+
+impl Entropy for SystemEntropy {
+    fn bits_64(&self) -> u64 {
+        random_u64()
+    }
+}
+
+/// What a seed gives.
+#[derive(Debug)]
+pub struct SeededEntropy(Mutex<Dice>);
+
+impl SeededEntropy {
+    /// Of this seed.
+    pub fn new(seed: u64) -> SeededEntropy {
+        SeededEntropy(Mutex::new(Dice::new(seed)))
+    }
+}
+
+impl Entropy for SeededEntropy {
+    fn bits_64(&self) -> u64 {
+        super::crew::lock(&self.0).roll()
+    }
 }
 
 /// A seeded generator: the same seed gives the same throws, in tests and wherever a decision needs chance.

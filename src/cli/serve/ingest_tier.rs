@@ -38,7 +38,9 @@ pub struct IngestTier {
 impl IngestTier {
     /// Opens the directory and recovers what is in it. No port is open yet.
     pub fn open(base: &Base, flags: &IngestFlags, live: Arc<Registry>) -> Result<IngestTier, String> {
-        let ground = Ground { fs: base.fs.clone(), clock: base.clock.clone(), metrics: base.metrics.clone(), live };
+        let Base { fs, clock, entropy, metrics, .. } = base;
+        let ground =
+            Ground { fs: fs.clone(), clock: clock.clone(), entropy: entropy.clone(), metrics: metrics.clone(), live };
         let limits =
             Limits { flush_size: flags.flush_size, flush_age: flags.flush_age, pending_timeout: flags.pending_timeout };
         let log = IngestLog::open(ground, &flags.path, limits, crew::cores()).map_err(|e| e.to_string())?;

@@ -16,6 +16,7 @@ use crate::ops::metrics::{self as m, Metrics};
 use crate::stream::registry::Registry;
 use crate::world::clock::{Clock, SystemClock};
 use crate::world::crew::{Crew, SMALL_STACK, Stop};
+use crate::world::entropy::{Entropy, SystemEntropy};
 use crate::world::fs::{FileSystem, memory::MemoryFs, nop::NopFs, real::RealFs};
 use crate::world::notify::Notify;
 use crate::world::signal::{EndSignals, end_now};
@@ -34,6 +35,7 @@ const JOIN: Duration = Duration::from_secs(10);
 struct Base {
     fs: Arc<dyn FileSystem>,
     clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
     metrics: Arc<Metrics>,
     crew: Crew,
     stop: Stop,
@@ -119,7 +121,8 @@ impl Base {
         let (crew, stop, notify) = (Crew::default(), Stop::default(), Notify::from_environment());
         let counted = crew.clone();
         metrics.refresh_with(move |metrics| metrics.gauge(m::THREAD_PANICS, &[]).set(counted.panics() as f64));
-        Base { fs, clock: Arc::new(SystemClock::default()), metrics, crew, stop, notify }
+        let entropy = Arc::new(SystemEntropy);
+        Base { fs, clock: Arc::new(SystemClock::default()), entropy, metrics, crew, stop, notify }
     }
 
     /// Starts a thread of the crew.

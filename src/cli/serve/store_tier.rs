@@ -45,8 +45,9 @@ impl StoreTier {
         replicas: u8,
         pending_timeout: Option<Duration>,
     ) -> Result<StoreTier, String> {
-        let log = StoreLog::open(base.fs.clone(), &flags.path, base.clock.clone(), base.metrics.clone())
-            .map_err(|e| e.to_string())?;
+        let log =
+            StoreLog::open(base.fs.clone(), &flags.path, base.clock.clone(), base.metrics.clone(), &*base.entropy)
+                .map_err(|e| e.to_string())?;
         let renew_every = pending_timeout.map_or(RENEW_EVERY, |timeout| RENEW_EVERY.min(timeout / 3));
         Ok(StoreTier { log, flags: flags.clone(), replicas, renew_every })
     }

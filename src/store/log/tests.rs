@@ -6,6 +6,7 @@ use crate::segment::{Bounds, name};
 use crate::store::replicate::ReplicateError;
 use crate::unit::{Bytes, UnixMillis, UnixNanos};
 use crate::world::clock::VirtualClock;
+use crate::world::entropy::SystemEntropy;
 use crate::world::fs::memory::{MemoryFs, Op};
 use std::io::Read;
 
@@ -17,7 +18,7 @@ fn open(fs: &MemoryFs) -> Arc<StoreLog> {
 
 fn try_open(fs: &MemoryFs) -> Result<Arc<StoreLog>, StoreError> {
     let clock = Arc::new(VirtualClock::at(UnixNanos(1)));
-    StoreLog::open(Arc::new(fs.clone()), DIR, clock, Arc::new(Metrics::default()))
+    StoreLog::open(Arc::new(fs.clone()), DIR, clock, Arc::new(Metrics::default()), &SystemEntropy)
 }
 
 fn body(ids: impl IntoIterator<Item = u128>, text: &str) -> Vec<u8> {

@@ -1,0 +1,1 @@
+//! An ingester that is told to stop hands over what it has.
