@@ -123,13 +123,12 @@ impl MemoryFs {
     }
 
     /// Begins a new life: operations work again, files opened before fail, locks are free, planned faults are
-    /// forgotten, and no more come by chance. Without a [`MemoryFs::crash`] before it, this is a killed process: nothing
-    /// is lost.
+    /// forgotten; a disk that misbehaves goes on so. Without a [`MemoryFs::crash`] before it, this is a killed process:
+    /// nothing is lost.
     pub fn recover(&self) {
         let mut state = lock(&self.state);
         state.crash_at = None;
         state.planned.clear();
-        state.misbehaviour = None;
         state.next_life();
     }
 }

@@ -85,23 +85,20 @@ impl State {
 impl FileSystem for MemoryFs {
     fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
         let mut state = self.enter();
+        state.look(Op::CreateDir)?;
         // Ends at a root, which is always there.
         let mut missing: Vec<&Path> = dir.ancestors().take_while(|dir| state.dir(dir).is_err()).collect();
         missing.retain(|path| path.file_name().is_some());
-        if missing.is_empty() {
-            // Whoever made it may have been killed before its entry was synced.
-            let made = state.dir(dir)?;
-            let parent = state.dirs[made].parent;
-            state.look(Op::CreateDir)?;
-            if state.dirs[made].name.is_some() && !state.dirs[parent].pending.is_empty() {
-                state.sync_entries(dir.parent().unwrap_or(dir), parent)?;
-            }
-            return Ok(());
+        let there = missing.last().map_or(dir, |first| first.parent().unwrap_or(dir));
+        let made = state.dir(there)?;
+        let parent = state.dirs[made].parent;
+        // Whoever made it may have been killed before its entry was synced.
+        if state.dirs[made].name.is_some() && !state.dirs[parent].pending.is_empty() {
+            state.sync_entries(there.parent().unwrap_or(there), parent)?;
         }
         for path in missing.into_iter().rev() {
             let (parent, name) = state.place(path)?;
             if state.dirs[parent].find(name).is_some() {
-                state.look(Op::CreateDir)?;
                 return Err(taken(path));
             }
             state.create_dir(path, parent, name)?;
