@@ -83,12 +83,17 @@ impl Node {
 
     /// Starts a node that tells a service manager at this socket how it is doing.
     pub fn start_under(role: Role, flags: &[&str], manager: Option<&Path>) -> Node {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let flags: Vec<String> = flags.iter().map(|flag| flag.to_string()).collect();
-        let (child, stderr) = spawn(role, dir.path(), &flags, manager);
-        let mut node = Node { role, dir, flags, child, stderr, earlier: Vec::new(), addresses: BTreeMap::new() };
+        let mut node = Node::launch(role, flags, manager, &std::env::temp_dir());
         node.wait_ready();
         node
+    }
+
+    /// Starts a node whose directory is made below `parent`, and waits for nothing.
+    pub fn launch(role: Role, flags: &[&str], manager: Option<&Path>, parent: &Path) -> Node {
+        let dir = tempfile::tempdir_in(parent).expect("a temporary directory");
+        let flags: Vec<String> = flags.iter().map(|flag| flag.to_string()).collect();
+        let (child, stderr) = spawn(role, dir.path(), &flags, manager);
+        Node { role, dir, flags, child, stderr, earlier: Vec::new(), addresses: BTreeMap::new() }
     }
 
     /// A node on which segments move on quickly, so that tests of what comes later need not wait for it.
@@ -102,7 +107,8 @@ impl Node {
         Node::start(&[&["-ingest.segment-flush-age=1h", "-ingest.drain-timeout=0s"], flags].concat())
     }
 
-    fn wait_ready(&mut self) {
+    /// Waits until it takes work.
+    pub fn wait_ready(&mut self) {
         let ports = self.role.ports();
         self.addresses = wait_for("the node says where it listens", || {
             if let Ok(Some(status)) = self.child.try_wait() {
@@ -249,11 +255,16 @@ impl Node {
     /// Starts it again on the same directories after it has ended, with these flags more.
     pub fn restart_with(&mut self, more: &[&str]) {
         self.flags.extend(more.iter().map(|flag| flag.to_string()));
+        self.launch_again();
+        self.wait_ready();
+    }
+
+    /// Starts it again on the same directories after it has ended, and waits for nothing.
+    pub fn launch_again(&mut self) {
         let (child, stderr) = spawn(self.role, self.dir.path(), &self.flags, None);
         self.child = child;
         let before = std::mem::replace(&mut self.stderr, stderr);
         self.earlier.append(&mut before.lock().unwrap());
-        self.wait_ready();
     }
 
     /// Starts it again on the same directories after it has ended.
