@@ -63,11 +63,12 @@ impl Ledger {
         lines
     }
 
-    /// Sends these lines over one connection. Gives whether they were confirmed.
+    /// Sends these lines over one connection. Gives whether they were confirmed. What was refused is not noted.
     pub fn send(&self, address: &str, tag: &str, lines: &[u8]) -> bool {
+        let Ok(stream) = TcpStream::connect(address) else { return false };
         // Noted before: lines of a connection that is cut may be found too.
         let tagged = self.note(tag, lines);
-        let confirmed = send_durably(address, &tagged).is_ok();
+        let confirmed = send_durably(stream, address, &tagged).is_ok();
         if let (true, Some(sent)) = (confirmed, self.sent.lock().unwrap().get_mut(tag)) {
             sent.confirmed = true;
         }
@@ -146,9 +147,8 @@ pub fn missed(answer: &Answer, owed: &Owed, what: &str) -> Owed {
     lacking(&by_tag(answer, what), owed)
 }
 
-/// One connection to a durable port: an error unless it was closed cleanly after all was sent.
-fn send_durably(address: &str, lines: &[u8]) -> io::Result<()> {
-    let mut stream = TcpStream::connect(address)?;
+/// Sends over a connection to a durable port: an error unless it was closed cleanly after all was sent.
+fn send_durably(mut stream: TcpStream, address: &str, lines: &[u8]) -> io::Result<()> {
     // A node that does not answer for so long has lost the connection, as far as the sender is concerned.
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
     stream.set_write_timeout(Some(Duration::from_secs(30)))?;

@@ -6,6 +6,7 @@ use super::wait::{SOON, wait_for, wait_until};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
@@ -157,6 +158,11 @@ impl Node {
         self.stderr.lock().unwrap().clone()
     }
 
+    /// The lines it and the processes before it have written on stderr.
+    pub fn all_stderr(&self) -> Vec<String> {
+        self.earlier.iter().cloned().chain(self.stderr()).collect()
+    }
+
     /// Waits until stderr has a line that holds all of these.
     pub fn wait_for_line(&self, parts: &[&str]) -> String {
         wait_for(&format!("a line on stderr with {parts:?}"), || {
@@ -231,7 +237,8 @@ impl Node {
     /// Kills it as the out-of-memory killer would.
     pub fn kill9(&mut self) {
         self.child.kill().expect("a child can be killed");
-        self.child.wait().expect("a killed child ends");
+        let status = self.child.wait().expect("a killed child ends");
+        assert_eq!(status.signal(), Some(9), "it had ended by itself: {status}");
     }
 
     /// Sends it SIGTERM.
@@ -273,8 +280,7 @@ impl Node {
     }
 
     fn print_stderr(&self) {
-        let lines = self.stderr.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let all: Vec<&String> = self.earlier.iter().chain(lines.iter()).collect();
+        let all = self.all_stderr();
         println!("--- stderr of the node, its last lines");
         all.iter().skip(all.len().saturating_sub(200)).for_each(|line| println!("{line}"));
     }
