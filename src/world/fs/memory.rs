@@ -365,6 +365,19 @@ impl FileSystem for MemoryFs {
         Ok(Space { total: state.capacity, available: Bytes(state.capacity.0.saturating_sub(state.used)) })
     }
 
+    fn reserve(&self, path: &Path, size: Bytes) -> io::Result<()> {
+        let mut state = lock(&self.state);
+        state.begin()?;
+        state.fault(Op::Write)?;
+        if size.0 > state.capacity.0.saturating_sub(state.used) {
+            return Err(io::Error::new(io::ErrorKind::StorageFull, "no space left on device"));
+        }
+        let node = state.create(path)?;
+        state.used += size.0;
+        lock(&node).content = vec![0; usize::try_from(size.0).unwrap_or(usize::MAX)];
+        Ok(())
+    }
+
     fn lock_dir(&self, dir: &Path) -> io::Result<Box<dyn Send + Sync>> {
         let mut state = lock(&self.state);
         state.look()?;
