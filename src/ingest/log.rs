@@ -64,6 +64,7 @@ pub struct IngestLog {
     pub(super) gauges: Gauges,
     pub(super) limits: Limits,
     id: DataId,
+    is_new: bool,
     pub(super) ids: IdClock,
     pub(super) slots: Vec<Slot>,
     pub(super) queue: Mutex<Queue>,
@@ -197,6 +198,7 @@ impl IngestLog {
             gauges,
             limits,
             id,
+            is_new: mark == UnixNanos(0),
             ids: IdClock::resume(mark),
             slots: (0..=slots.max(1)).map(|_| slot()).collect(),
             queue: Mutex::new(Queue::of(flushed)),
@@ -215,6 +217,11 @@ impl IngestLog {
     /// The id that this directory has for life. Where nothing is kept it is another one at each start.
     pub fn id(&self) -> DataId {
         self.id
+    }
+
+    /// Whether no line was ever taken into this directory before it was opened.
+    pub fn is_new(&self) -> bool {
+        self.is_new
     }
 
     /// The slot a connection of the fast port writes to, by the connection's number.

@@ -80,6 +80,25 @@ fn a_record_is_readable_at_once_and_in_every_state_until_it_is_committed() {
 }
 
 #[test]
+fn a_directory_is_new_until_a_line_was_taken_and_never_again_even_when_all_is_committed() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let clock = Arc::new(VirtualClock::at(START));
+    assert!(open_at(dir.path(), clock.clone()).is_new());
+    let log = open_at(dir.path(), clock.clone());
+    assert!(log.is_new(), "nothing was taken the first time");
+    append(&log, log.fast_slot(0), b"one\n");
+    drop(log);
+    let log = open_at(dir.path(), clock.clone());
+    assert!(!log.is_new());
+    let id = log.next().expect("renamed").expect("one segment").digest().first;
+    assert!(log.read(id).is_some());
+    assert_eq!(log.commit(id, &[]), Verdict::Done);
+    log.remove_committed();
+    drop(log);
+    assert!(!open_at(dir.path(), clock).is_new());
+}
+
+#[test]
 fn what_was_active_pending_or_torn_is_flushed_after_a_restart() {
     let dir = tempfile::tempdir().expect("a directory");
     let clock = Arc::new(VirtualClock::at(START));
