@@ -8,7 +8,9 @@ use crate::shape::DISK;
 use crate::world::{MS, SECOND};
 use oklog::cluster::PeerKind;
 use oklog::unit::Bytes;
+use oklog::world::entropy::Dice;
 use oklog::world::fs::FileSystem;
+use oklog::world::fs::memory::Misbehaviour;
 
 /// Something that goes wrong, or is over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -109,8 +111,33 @@ impl Sim {
         self.nodes[place].clock.jump(by);
     }
 
+    /// Operations on a disk fail now and then, in some of the ways there are.
     fn misbehave(&mut self, place: Place) {
+        let mut how = Misbehaviour::none(Dice::new(self.dice.roll()));
+        let ways = [
+            &mut how.write_error,
+            &mut how.write_full,
+            &mut how.write_short,
+            &mut how.truncate_error,
+            &mut how.sync_error,
+            &mut how.sync_full,
+            &mut how.sync_dir_error,
+            &mut how.rename_error,
+            &mut how.open_error,
+            &mut how.create_full,
+            &mut how.read_error,
+            &mut how.read_interrupted,
+            &mut how.read_short,
+            &mut how.remove_error,
+        ];
+        for way in ways {
+            if self.dice.one_in(3) {
+                *way = 2 + self.dice.below(40);
+            }
+        }
+        self.trace(|| format!("the disk of node {place} fails now and then: {how:?}"));
         let node = &mut self.nodes[place];
+        node.disk.misbehave(Some(how));
         (node.is_misbehaving, node.is_suspect) = (true, true);
         let span = SECOND + self.dice.below(10 * SECOND);
         self.time.after(span, Event::Fault(Fault::Behave(place)));
@@ -118,7 +145,10 @@ impl Sim {
 
     /// A disk works again.
     pub fn behave(&mut self, place: Place) {
-        self.nodes[place].is_misbehaving = false;
+        if std::mem::take(&mut self.nodes[place].is_misbehaving) {
+            self.trace(|| format!("the disk of node {place} works again"));
+            self.nodes[place].disk.misbehave(None);
+        }
     }
 
     fn lose_a_store(&mut self) {

@@ -131,12 +131,18 @@ impl Ledger {
         record.id.millis() < self.horizon
     }
 
-    /// A batch was handed to a log, which may or may not have taken it.
-    pub fn attempted(&mut self, place: Place, connection: usize, first: usize, texts: &[Vec<u8>]) {
+    /// A batch is handed to a log, which may or may not take it.
+    pub fn attempt(&mut self, place: Place, connection: usize, first: usize, texts: &[Vec<u8>]) {
         let attempts = self.attempts.entry(place).or_default();
         for (number, text) in (first..).zip(texts) {
             attempts.push(Attempt { connection, number, text: text.clone() });
         }
+    }
+
+    /// The last batch of so many records was taken.
+    pub fn attempt_is_over(&mut self, place: Place, records: usize) {
+        let attempts = self.attempts.entry(place).or_default();
+        attempts.truncate(attempts.len() - records);
     }
 
     /// A batch was taken: these are its records as stored. `may_step_back`: the clock was set back far.

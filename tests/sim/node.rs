@@ -13,7 +13,7 @@ use oklog::ops::metrics::Metrics;
 use oklog::store::log::StoreLog;
 use oklog::stream::inbox::Inbox;
 use oklog::stream::registry::Registry;
-use oklog::unit::UnixMillis;
+use oklog::unit::{Monotonic, UnixMillis};
 use oklog::world::clock::Clock;
 use oklog::world::entropy::{Dice, Entropy, SeededEntropy};
 use oklog::world::fs::FileSystem;
@@ -64,7 +64,9 @@ pub struct Node {
     pub is_suspect: bool,
     /// Its disk fails now and then.
     pub is_misbehaving: bool,
-    /// What was drawn for its directories when they were first opened.
+    /// The ids that its directories, ingest and store, have told the world.
+    pub told: (Option<DataId>, Option<DataId>),
+    /// The ids of its directories.
     pub store_id: Option<DataId>,
     /// As above.
     pub ingest_id: Option<DataId>,
@@ -90,7 +92,7 @@ pub struct IngestTier {
     /// What the flusher remembers.
     pub rounds: Rounds,
     /// When the fast port's segments were last synced, as the flusher counts it.
-    pub synced: Nanos,
+    pub synced: Monotonic,
     /// What is appended, with its ids.
     pub inbox: Arc<Inbox>,
     /// A group commit is planned.
@@ -160,6 +162,7 @@ impl Node {
             lost: false,
             is_suspect: false,
             is_misbehaving: false,
+            told: (None, None),
             store_id: None,
             ingest_id: None,
             peer,
@@ -235,7 +238,7 @@ fn open_ingest(opening: &Opening<'_>) -> Result<IngestTier, String> {
     let (live, inbox) = (Arc::new(Registry::default()), Arc::new(Inbox::default()));
     live.listen(&inbox);
     let log = Arc::new(opening.ingest(live)?);
-    Ok(IngestTier { log, rounds: Rounds::default(), synced: 0, inbox, commit_due: false })
+    Ok(IngestTier { log, rounds: Rounds::default(), synced: Monotonic::default(), inbox, commit_due: false })
 }
 
 fn open_store(opening: &Opening<'_>) -> Result<StoreTier, String> {

@@ -33,6 +33,8 @@ pub struct Totals {
     pub network_faults: u64,
     /// Stores that were lost for good.
     pub lost_stores: u64,
+    /// Recoveries that could not end before their disk had room again.
+    pub waited_for_room: u64,
     /// Records that were appended.
     pub records: u64,
     /// Queries that ended complete, partial, and broken.
@@ -49,7 +51,7 @@ impl Totals {
         }
     }
 
-    fn fields(&mut self) -> [&mut u64; 13] {
+    fn fields(&mut self) -> [&mut u64; 14] {
         [
             &mut self.seeds,
             &mut self.events,
@@ -63,11 +65,12 @@ impl Totals {
             &mut self.disk_faults,
             &mut self.network_faults,
             &mut self.lost_stores,
+            &mut self.waited_for_room,
             &mut self.records,
         ]
     }
 
-    fn values(&self) -> [u64; 13] {
+    fn values(&self) -> [u64; 14] {
         let mut copy = *self;
         copy.fields().map(|field| *field)
     }
@@ -81,7 +84,7 @@ impl Totals {
              events        {:>12}\n\
              operations    {:>12}   on files, those that only read left out\n\
              crashes       {:>12}   {} kills, {} power cuts; {} within recovery\n\
-             crash points  {:>12}   {} with a second crash within recovery\n\
+             crash points  {:>12}   {} with a second crash within recovery, {} had to wait for room\n\
              faults        {:>12}   {} file operations failed, {} messages lost or cut, {} stores lost for good\n\
              records       {:>12}\n\
              queries       {:>12}   {} complete, {} partial, {} broken off\n",
@@ -95,6 +98,7 @@ impl Totals {
             self.deaths_in_recovery,
             self.crash_points,
             self.second_crashes,
+            self.waited_for_room,
             self.faults,
             self.disk_faults,
             self.network_faults,

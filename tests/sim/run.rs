@@ -22,6 +22,7 @@ use oklog::world::entropy::Dice;
 use oklog::world::fs::FileSystem;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What can happen.
 pub enum Event {
@@ -91,14 +92,24 @@ pub struct Sim {
     pub unsynced: BTreeMap<Place, Vec<RecordNo>>,
     /// What durable connections have brought and were not told of yet.
     pub unsettled: BTreeMap<ConnectionNo, Vec<RecordNo>>,
-    /// The highest id that each node has given or found.
-    pub highest: BTreeMap<Place, UnixNanos>,
+    /// What is known of how each node gives ids.
+    pub id_clocks: BTreeMap<Place, Ids>,
     /// What was counted.
     pub totals: Totals,
     /// Who scans: nobody but the one thread.
     pub pool: Arc<Pool>,
-    metrics: Arc<Metrics>,
+    /// Where all processes count: making a table of numbers costs more than a recovery.
+    pub metrics: Arc<Metrics>,
     tracing: Option<Trace>,
+}
+
+/// How a node gives ids.
+#[derive(Clone, Copy, Default)]
+pub struct Ids {
+    /// The highest that it has given or found.
+    pub highest: UnixNanos,
+    /// When it last went back to the true time.
+    pub stepped_back: Option<Nanos>,
 }
 
 /// What has happened, in words.
@@ -166,6 +177,8 @@ pub fn run(shape: Shape, wanted: Wanted) -> Outcome {
     sim.totals.operations = sim.nodes.iter().map(|node| node.disk.operations()).sum();
     sim.totals.events = step;
     sim.totals.network_faults = sim.network.faults;
+    let faults = sim.nodes.iter().flat_map(|node| node.disk.tally().faults().collect::<Vec<_>>());
+    sim.totals.disk_faults = faults.map(|(_, n)| n).sum();
     Outcome { totals: sim.totals, failure, hashes, trace: sim.tracing.map(|trace| trace.lines).unwrap_or_default() }
 }
 
@@ -192,7 +205,7 @@ impl Sim {
             parts: BTreeMap::new(),
             unsynced: BTreeMap::new(),
             unsettled: BTreeMap::new(),
-            highest: BTreeMap::new(),
+            id_clocks: BTreeMap::new(),
             totals: Totals::default(),
             pool: Pool::inline(),
             metrics: Arc::default(),
@@ -217,6 +230,7 @@ impl Sim {
     fn play(&mut self, after_each: &mut dyn FnMut(&Sim)) -> Checked {
         let Shape { span, connections, faults, .. } = self.shape;
         for place in 0..self.nodes.len() {
+            self.watch(place);
             self.time.after(place as u64 * 5 * MS, Event::Start(place));
         }
         self.meet(after_each)?;
@@ -383,7 +397,9 @@ impl Sim {
             return Ok(());
         }
         if let Err(why) = started {
-            if self.nodes[place].is_misbehaving {
+            let is_full = why.contains("o space left");
+            self.totals.waited_for_room += u64::from(is_full);
+            if self.nodes[place].is_misbehaving || is_full {
                 self.trace(|| format!("node {place} does not start: {why}"));
                 self.time.after(SECOND, Event::Start(place));
                 return Ok(());
@@ -422,11 +438,16 @@ impl Sim {
             self.end_process(place, Death::Killed);
             return Ok(false);
         };
+        let node = &mut self.nodes[place];
+        let before = std::mem::replace(&mut node.told, (node.ingest_id, node.store_id));
+        if before != (None, None) && before != node.told {
+            return broken(KEPT, format!("the directories of node {place} have other ids than before"));
+        }
         if let Some(found) = ingest {
             self.ledger.recovered(place, &found)?;
             let highest = records(&found).filter_map(|stored| stored.id()).map(Id::nanos).max().unwrap_or_default();
-            let known = self.highest.entry(place).or_default();
-            *known = (*known).max(highest);
+            let ids = self.id_clocks.entry(place).or_default();
+            ids.highest = ids.highest.max(highest);
         }
         if let Some(found) = store {
             self.ledger.check_store(place, &found)?;
@@ -436,12 +457,12 @@ impl Sim {
 
     fn round(&mut self, ticket: Ticket) -> Checked {
         let Ticket { place, .. } = ticket;
-        let now = self.time.now();
+        let now = self.nodes[place].clock.now();
         let done = self.act(place, |process| {
             let tier = process.ingest.as_mut().expect("an ingester");
             tier.log.round(&mut tier.rounds);
             // As the flusher counts: what the fast port wrote before is synced now.
-            let synced = now >= tier.synced + SECOND;
+            let synced = now.since(tier.synced) >= Duration::from_secs(1);
             if synced {
                 tier.synced = now;
             }
