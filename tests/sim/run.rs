@@ -9,7 +9,7 @@ use crate::node::{Death, IngestTier, Node, Place, Process};
 use crate::points::read_all;
 use crate::query::{Ending, Part, Query, QueryNo};
 use crate::report::Totals;
-use crate::shape::{DISK, Shape};
+use crate::shape::Shape;
 use crate::world::{MS, Nanos, NodeClock, SECOND, Ticket, Timeline};
 use oklog::cluster::Peer;
 use oklog::ops::metrics::Metrics;
@@ -488,10 +488,11 @@ impl Sim {
             self.behave(place);
             let node = &mut self.nodes[place];
             node.busy_until = 0;
-            node.disk.set_capacity(DISK);
             if node.death.take().is_some() {
                 node.disk.crash_at(u64::MAX);
             }
+            self.make_room(place);
+            let node = &mut self.nodes[place];
             if node.process.is_none() {
                 self.time.after(0, Event::Start(place));
             }
