@@ -35,7 +35,7 @@ impl Sim {
     /// Something goes wrong.
     pub fn go_wrong(&mut self, fault: Fault) -> Checked {
         match fault {
-            Fault::Some => self.something_goes_wrong(),
+            Fault::Some => return self.something_goes_wrong(),
             Fault::LoseStore => self.lose_a_store(),
             Fault::Heal => {
                 self.trace(|| "the network is whole".into());
@@ -47,11 +47,11 @@ impl Sim {
         Ok(())
     }
 
-    fn something_goes_wrong(&mut self) {
+    fn something_goes_wrong(&mut self) -> Checked {
         self.totals.faults += 1;
         let place = self.dice.below(self.nodes.len() as u64) as usize;
         let death = if self.dice.one_in(2) { Death::Killed } else { Death::PowerCut };
-        match self.dice.below(14) {
+        match self.dice.below(16) {
             0..=1 if self.nodes[place].process.is_some() => self.end_process(place, death),
             2..=5 => self.plan_deaths(place, death),
             6 => self.pause(place),
@@ -59,8 +59,10 @@ impl Sim {
             9 => self.fill(place),
             10 if self.shape.clocks_jump => self.set_clock(place),
             11..=12 if self.shape.disks_fail => self.misbehave(place),
+            13..=14 => return self.stop(place),
             _ => self.plan_deaths(place, death),
         }
+        Ok(())
     }
 
     fn plan_deaths(&mut self, place: Place, death: Death) {

@@ -58,6 +58,8 @@ pub enum Event {
     Gossip(Ticket),
     /// A member looks whether there is something to be written.
     KeepMembers(Ticket),
+    /// A node that was told to end goes on with it.
+    Stop(Ticket),
     /// Somebody asks.
     Query,
     /// Something goes wrong.
@@ -275,6 +277,7 @@ impl Sim {
             | Event::Keep(ticket)
             | Event::Carry(ticket)
             | Event::Gossip(ticket)
+            | Event::Stop(ticket)
             | Event::KeepMembers(ticket) => Some(*ticket),
             Event::Arrive(letter) => Some(self.nodes[letter.to].ticket()),
             Event::Datagram(_, to, _) => Some(self.nodes[*to].ticket()),
@@ -332,6 +335,7 @@ impl Sim {
                 Ok(())
             }
             Event::KeepMembers(ticket) => self.keep_members(ticket),
+            Event::Stop(ticket) => self.stop_goes_on(ticket),
             Event::Query => self.ask(),
             Event::Fault(fault) => self.go_wrong(fault),
         }
