@@ -38,6 +38,8 @@ pub struct Connection {
     taken: usize,
     /// The client has said that nothing more comes.
     ended: bool,
+    /// The server ends before the client has: it must not look like a promise.
+    breaks_off: bool,
     serve_due: bool,
     stage: Stage,
     cutter: LineCutter,
@@ -80,6 +82,7 @@ impl Connection {
             sent: 0,
             taken: 0,
             ended: false,
+            breaks_off: false,
             serve_due: false,
             stage: Stage::Taking,
             cutter: LineCutter::new(max_record),
@@ -129,7 +132,10 @@ fn cut_naively(stream: &[u8], max_record: usize) -> Vec<Vec<u8>> {
 impl Sim {
     /// A producer connects to some ingester that runs.
     pub fn connect(&mut self) {
-        let open = self.nodes.iter().filter(|node| node.kind.ingests() && self.members.has_open_doors(node));
+        let open = self
+            .nodes
+            .iter()
+            .filter(|node| node.kind.ingests() && node.stopping.is_none() && self.members.has_open_doors(node));
         let tickets: Vec<Ticket> = open.map(|node| node.ticket()).collect();
         let Some(ticket) = tickets.get(self.dice.below(tickets.len() as u64) as usize) else { return };
         let number = self.connections.len();
@@ -150,6 +156,9 @@ impl Sim {
     pub fn send(&mut self, number: ConnectionNo) {
         let breaks_off = self.dice.one_in(60);
         let connection = &mut self.connections[number];
+        if connection.ended {
+            return;
+        }
         let left = connection.stream.len() - connection.sent;
         let most = if self.dice.one_in(3) { left } else { left.min(1 + self.dice.below(400) as usize) };
         connection.sent += most;
@@ -339,6 +348,7 @@ impl Sim {
             Err(e) => format!("connection {number} is reset: {e}"),
         });
         match outcome {
+            Ok(()) if self.connections[number].breaks_off => {}
             Ok(()) => self.ledger.promise(records),
             Err(_) => self.nodes[place].is_suspect = true,
         }
@@ -360,6 +370,23 @@ impl Sim {
         let settling: Vec<ConnectionNo> = (0..self.connections.len()).filter(|n| mine(&self.connections[*n])).collect();
         settling.into_iter().for_each(|number| self.settle(number));
         Ok(())
+    }
+
+    /// The server takes what has come, and no more.
+    pub fn hang_up(&mut self, ticket: Ticket) -> Checked {
+        for number in 0..self.connections.len() {
+            let connection = &mut self.connections[number];
+            if connection.ticket == ticket && connection.stage == Stage::Taking && !connection.ended {
+                (connection.ended, connection.breaks_off) = (true, true);
+                self.serve_after(number, 0);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether all connections to a process are over.
+    pub fn have_hung_up(&self, ticket: Ticket) -> bool {
+        self.connections.iter().all(|c| c.stage == Stage::Over || c.ticket != ticket)
     }
 
     /// Whether every connection has ended, one way or the other.

@@ -216,6 +216,17 @@ impl Sim {
         }
     }
 
+    /// A node says good-bye.
+    pub fn say_good_bye(&mut self, ticket: Ticket, drained: bool) {
+        self.with_member(ticket, |member, now, todo| member.leave(now, drained, todo));
+    }
+
+    /// Whether it has said so often enough.
+    pub fn has_said_good_bye(&self, place: Place) -> bool {
+        let seat = self.members.seats[place].as_ref();
+        seat.is_none_or(|seat| seat.member.has_left(self.nodes[place].clock.now()))
+    }
+
     /// Lets all nodes meet before anything goes wrong: each knows all others, and has written that down.
     pub fn meet(&mut self, after_each: &mut dyn FnMut(&Sim)) -> Checked {
         let end = self.time.now() + TO_MEET;

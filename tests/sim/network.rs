@@ -305,6 +305,7 @@ impl Sim {
         })?;
         let Some(read) = read else { return Ok(None) };
         let Some((known, bytes)) = read else { return Ok(Some(Reply::Verdict(Verdict::Unknown))) };
+        // A disk that cannot be read ends the body too early.
         let bytes = bytes.unwrap_or_default();
         if bytes.len() as u64 == known.len.0 {
             self.ledger.was_read(to, id, &bytes)?;

@@ -2,6 +2,7 @@
 
 use crate::carrier::Carrier;
 use crate::shape::{DISK, Shape};
+use crate::stop::Stopping;
 use crate::world::{Nanos, NodeClock, Ticket};
 use oklog::cluster::{DataId, Meta, NodeId, Peer, PeerKind, State};
 use oklog::compact::retain::TrustedNow;
@@ -60,6 +61,8 @@ pub struct Node {
     pub death: Option<(u64, Death)>,
     /// It is gone, and its disk with it.
     pub lost: bool,
+    /// It was told to end, and has come so far.
+    pub stopping: Option<Stopping>,
     /// A sync may have failed in this life: what was written and not acknowledged is promised to nobody.
     pub is_suspect: bool,
     /// Its disk fails now and then.
@@ -160,6 +163,7 @@ impl Node {
             busy_until: 0,
             death: None,
             lost: false,
+            stopping: None,
             is_suspect: false,
             is_misbehaving: false,
             told: (None, None),
@@ -197,6 +201,7 @@ impl Node {
         // The process goes while its disk is down: what its remains do on the way out reaches no file.
         self.disk.crash_at(self.disk.operations());
         self.process = None;
+        self.stopping = None;
         if death == Death::PowerCut {
             self.disk.crash(dice);
         }

@@ -23,8 +23,11 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-/// How many images are taken of a disk before each operation.
-const IMAGES: usize = 2;
+/// Of so many operations images are taken before one.
+const WATCHED_ONE_IN: u64 = 2;
+
+/// How many: first the harshest, in which only what is synced survives.
+const IMAGES: usize = 3;
 
 /// Of so many images one suffers a second crash, within recovery.
 const SECOND_CRASH_ONE_IN: u64 = 4;
@@ -110,7 +113,7 @@ impl Sim {
     /// Lets the disk of a node take images from now on.
     pub fn watch(&mut self, place: Place) {
         let dice = Dice::new(self.dice.roll());
-        self.nodes[place].disk.watch(Some(Watch { one_in: 1, images: IMAGES, most: MOST, dice }));
+        self.nodes[place].disk.watch(Some(Watch { one_in: WATCHED_ONE_IN, images: IMAGES, most: MOST, dice }));
     }
 
     /// Looks at the images that were taken of a disk since the last time.

@@ -37,6 +37,8 @@ pub struct Totals {
     pub waited_for_room: u64,
     /// Records that were appended.
     pub records: u64,
+    /// Nodes that were told to end and did, those that had not handed over everything and those that had.
+    pub stops: [u64; 2],
     /// Queries that ended complete, partial, and broken.
     pub queries: [u64; 3],
 }
@@ -44,8 +46,8 @@ pub struct Totals {
 impl Totals {
     /// Both together.
     pub fn add(&mut self, other: &Totals) {
-        let Totals { queries, .. } = other;
-        self.queries.iter_mut().zip(queries).for_each(|(sum, n)| *sum += n);
+        self.queries.iter_mut().zip(other.queries).for_each(|(sum, n)| *sum += n);
+        self.stops.iter_mut().zip(other.stops).for_each(|(sum, n)| *sum += n);
         for (sum, n) in self.fields().into_iter().zip(other.values()) {
             *sum += n;
         }
@@ -86,6 +88,7 @@ impl Totals {
              crashes       {:>12}   {} kills, {} power cuts; {} within recovery\n\
              crash points  {:>12}   {} with a second crash within recovery, {} had to wait for room\n\
              faults        {:>12}   {} file operations failed, {} messages lost or cut, {} stores lost for good\n\
+             ends in order {:>12}   {} with everything handed over\n\
              records       {:>12}\n\
              queries       {:>12}   {} complete, {} partial, {} broken off\n",
             self.seeds,
@@ -103,6 +106,8 @@ impl Totals {
             self.disk_faults,
             self.network_faults,
             self.lost_stores,
+            self.stops[0] + self.stops[1],
+            self.stops[1],
             self.records,
             complete + partial + broken,
             complete,

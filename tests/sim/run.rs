@@ -9,7 +9,7 @@ use crate::node::{Death, IngestTier, Node, Place, Process};
 use crate::points::read_all;
 use crate::query::{Ending, Part, Query, QueryNo, everything};
 use crate::report::Totals;
-use crate::shape::{DISK, Shape};
+use crate::shape::Shape;
 use crate::world::{MS, Nanos, NodeClock, SECOND, Ticket, Timeline};
 use oklog::ops::metrics::Metrics;
 use oklog::query::pool::Pool;
@@ -58,6 +58,8 @@ pub enum Event {
     Gossip(Ticket),
     /// A member looks whether there is something to be written.
     KeepMembers(Ticket),
+    /// A node that was told to end goes on with it.
+    Stop(Ticket),
     /// Somebody asks.
     Query,
     /// Something goes wrong.
@@ -275,6 +277,7 @@ impl Sim {
             | Event::Keep(ticket)
             | Event::Carry(ticket)
             | Event::Gossip(ticket)
+            | Event::Stop(ticket)
             | Event::KeepMembers(ticket) => Some(*ticket),
             Event::Arrive(letter) => Some(self.nodes[letter.to].ticket()),
             Event::Datagram(_, to, _) => Some(self.nodes[*to].ticket()),
@@ -332,6 +335,7 @@ impl Sim {
                 Ok(())
             }
             Event::KeepMembers(ticket) => self.keep_members(ticket),
+            Event::Stop(ticket) => self.stop_goes_on(ticket),
             Event::Query => self.ask(),
             Event::Fault(fault) => self.go_wrong(fault),
         }
@@ -505,10 +509,11 @@ impl Sim {
             self.behave(place);
             let node = &mut self.nodes[place];
             node.busy_until = 0;
-            node.disk.set_capacity(DISK);
             if node.death.take().is_some() {
                 node.disk.crash_at(u64::MAX);
             }
+            self.make_room(place);
+            let node = &mut self.nodes[place];
             if node.process.is_none() {
                 self.time.after(0, Event::Start(place));
             }
