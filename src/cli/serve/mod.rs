@@ -196,7 +196,8 @@ fn start_api(
 fn stop_in_order(base: &Base, tiers: &Tiers, joined: &Joined, health: &Health) -> bool {
     health.enter(Phase::Stopping);
     base.notify.stopping();
-    let drained = tiers.ingest.as_ref().is_none_or(|ingest| ingest.close_and_drain(base));
+    let missing = || joined.too_few_stores();
+    let drained = tiers.ingest.as_ref().is_none_or(|ingest| ingest.close_and_drain(base, health, &missing));
     joined.leave(drained);
     base.notify.working("ending threads", JOIN);
     base.stop.raise();

@@ -110,6 +110,12 @@ impl Node {
 
     /// Waits until it takes work.
     pub fn wait_ready(&mut self) {
+        self.wait_listening();
+        wait_until("the node is ready", || self.try_get("/ready").is_some_and(|answer| answer.status == 200));
+    }
+
+    /// Waits until all its ports are open: without its peers it has no place in their cluster, and is not ready.
+    pub fn wait_listening(&mut self) {
         let ports = self.role.ports();
         self.addresses = wait_for("the node says where it listens", || {
             if let Ok(Some(status)) = self.child.try_wait() {
@@ -118,7 +124,6 @@ impl Node {
             let addresses = listening(&self.stderr.lock().unwrap());
             ports.iter().all(|port| addresses.contains_key(port.name())).then_some(addresses)
         });
-        wait_until("the node is ready", || self.try_get("/ready").is_some_and(|answer| answer.status == 200));
     }
 
     /// Where it listens, as `127.0.0.1:PORT`.
@@ -250,7 +255,29 @@ impl Node {
     /// Asks it to stop and waits for that. Gives the exit status.
     pub fn terminate(&mut self) -> ExitStatus {
         self.signal();
-        wait_for("the node ends after SIGTERM", || self.child.try_wait().ok().flatten())
+        self.wait_ended()
+    }
+
+    /// Waits until it has ended. Gives the exit status.
+    pub fn wait_ended(&mut self) -> ExitStatus {
+        wait_for("the node ends", || self.child.try_wait().ok().flatten())
+    }
+
+    /// Whether it has not ended.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().is_ok_and(|status| status.is_none())
+    }
+
+    /// Kills it unless it has ended by itself meanwhile.
+    pub fn kill_if_running(&mut self) {
+        self.child.kill().expect("a child can be killed");
+    }
+
+    /// Stops it in its steps, as a machine that is suspended; it goes on when the guard is dropped.
+    pub fn pause(&self) -> Paused {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::STOP).expect("a child can be stopped");
+        Paused(pid)
     }
 
     /// Asks it to stop, and fails the test if it does not do so cleanly.
@@ -283,6 +310,16 @@ impl Node {
         let all = self.all_stderr();
         println!("--- stderr of the node, its last lines");
         all.iter().skip(all.len().saturating_sub(200)).for_each(|line| println!("{line}"));
+    }
+}
+
+/// A process that stands still.
+pub struct Paused(rustix::process::Pid);
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        // It may have been killed meanwhile.
+        let _ = rustix::process::kill_process(self.0, rustix::process::Signal::CONT);
     }
 }
 
