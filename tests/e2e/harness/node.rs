@@ -62,7 +62,10 @@ impl Role {
 /// A node under test. Killed when dropped; what it wrote on stderr is printed if the test has failed.
 pub struct Node {
     role: Role,
-    dir: tempfile::TempDir,
+    dir: PathBuf,
+    /// Removes the directory when dropped, unless it was there before. Not read.
+    #[allow(dead_code)]
+    made: Option<tempfile::TempDir>,
     flags: Vec<String>,
     child: Child,
     stderr: Arc<Mutex<Vec<String>>>,
@@ -92,9 +95,17 @@ impl Node {
     /// Starts a node whose directory is made below `parent`, and waits for nothing.
     pub fn launch(role: Role, flags: &[&str], manager: Option<&Path>, parent: &Path) -> Node {
         let dir = tempfile::tempdir_in(parent).expect("a temporary directory");
+        let mut node = Node::launch_on(role, flags, manager, dir.path());
+        node.made = Some(dir);
+        node
+    }
+
+    /// Starts a node on a directory that is there already and stays, and waits for nothing.
+    pub fn launch_on(role: Role, flags: &[&str], manager: Option<&Path>, dir: &Path) -> Node {
         let flags: Vec<String> = flags.iter().map(|flag| flag.to_string()).collect();
-        let (child, stderr) = spawn(role, dir.path(), &flags, manager);
-        Node { role, dir, flags, child, stderr, earlier: Vec::new(), addresses: BTreeMap::new() }
+        let (child, stderr) = spawn(role, dir, &flags, manager);
+        let (dir, earlier, addresses) = (dir.to_path_buf(), Vec::new(), BTreeMap::new());
+        Node { role, dir, made: None, flags, child, stderr, earlier, addresses }
     }
 
     /// A node on which segments move on quickly, so that tests of what comes later need not wait for it.
@@ -143,12 +154,12 @@ impl Node {
 
     /// The directory that holds both tiers.
     pub fn dir(&self) -> &Path {
-        self.dir.path()
+        &self.dir
     }
 
     /// The flags that make another process use this one's directories, on ports of its own.
     pub fn flags_of_a_twin(&self) -> Vec<String> {
-        let mut flags = standard_flags(self.role, self.dir.path());
+        let mut flags = standard_flags(self.role, &self.dir);
         flags.extend(self.flags.iter().cloned());
         flags
     }
@@ -295,7 +306,7 @@ impl Node {
 
     /// Starts it again on the same directories after it has ended, and waits for nothing.
     pub fn launch_again(&mut self) {
-        let (child, stderr) = spawn(self.role, self.dir.path(), &self.flags, None);
+        let (child, stderr) = spawn(self.role, &self.dir, &self.flags, None);
         self.child = child;
         let before = std::mem::replace(&mut self.stderr, stderr);
         self.earlier.append(&mut before.lock().unwrap());
