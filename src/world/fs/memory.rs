@@ -381,6 +381,12 @@ impl FileSystem for MemoryFs {
         }
         Ok(Box::new(LockGuard { state: self.state.clone(), path, life: state.life }))
     }
+
+    fn lock_holder(&self, dir: &Path) -> io::Result<Option<String>> {
+        let state = lock(&self.state);
+        state.look()?;
+        Ok(state.locks.contains(&plain(dir)).then(|| format!("process {}", std::process::id())))
+    }
 }
 
 struct LockGuard {
