@@ -1,4 +1,5 @@
 use super::*;
+use crate::cluster::State;
 use crate::cluster::{DataId, PeerKind};
 use crate::world::clock::SystemClock;
 use crate::world::fs::memory::MemoryFs;
@@ -117,9 +118,10 @@ impl Bench {
 fn two_nodes_meet_with_a_key_and_without() {
     for key in ["", "the key of this cluster"] {
         let a = start(1, 11, key, &[], &disk());
-        assert!(!a.node.wait_joined(Duration::ZERO));
+        assert!(!a.node.is_joined());
         let b = start(2, 12, key, &[a.at], &disk());
-        assert!(b.node.wait_joined(PATIENCE) && a.node.wait_joined(PATIENCE));
+        let joined = |bench: &Bench| bench.node.wait_until(PATIENCE, |member, _| member.is_joined());
+        assert!(joined(&b) && joined(&a));
         a.sees(&[2], &[]);
         b.sees(&[1], &[]);
     }
