@@ -2,7 +2,7 @@
 
 use super::{Entry, File, FileSystem, Space};
 use crate::unit::{Bytes, UnixMillis};
-use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with, statvfs};
+use rustix::fs::{CWD, FlockOperation, OFlags, RenameFlags, flock, renameat_with, statvfs};
 use std::fs;
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -23,19 +23,17 @@ pub struct RealFs;
 
 impl FileSystem for RealFs {
     fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        let above = dir.parent().map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent });
         if dir.is_dir() {
-            return Ok(());
+            // Whoever made it may have been killed before its entry was synced.
+            return above.map_or(Ok(()), |above| sync_if_ours(self.sync_dir(above)));
         }
-        if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            self.create_dir_all(parent)?;
-        }
+        let above = above.unwrap_or(Path::new("."));
+        self.create_dir_all(above)?;
         match fs::create_dir(dir) {
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => self.sync_dir(above),
             Err(e) => Err(e),
-            Ok(()) => match dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-                Some(parent) => self.sync_dir(parent),
-                None => self.sync_dir(Path::new(".")),
-            },
+            Ok(()) => self.sync_dir(above),
         }
     }
 
@@ -61,7 +59,12 @@ impl FileSystem for RealFs {
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
-        Ok(Arc::new(RealFile(fs::File::open(path)?)))
+        let file = fs::File::open(path)?;
+        // A directory can be opened, and fails only when it is read.
+        if file.metadata()?.is_dir() {
+            return Err(rustix::io::Errno::ISDIR.into());
+        }
+        Ok(Arc::new(RealFile(file)))
     }
 
     fn open_append(&self, path: &Path) -> io::Result<Arc<dyn File>> {
@@ -75,8 +78,9 @@ impl FileSystem for RealFs {
 
     fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
         match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-            // A file system without the flag (renameat2(2): EINVAL): a second name, then the first one goes.
-            Err(rustix::io::Errno::INVAL) => {
+            // A file system without the flag, or a kernel without the call (renameat2(2)): a second name, then the first
+            // one goes. When that fails the file has two names, of which neither is taken back: it may have happened.
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
                 fs::hard_link(from, to)?;
                 fs::remove_file(from)
             }
@@ -89,7 +93,9 @@ impl FileSystem for RealFs {
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        fs::File::open(dir)?.sync_all()
+        // Not a file by mistake, whose sync would say nothing of its name.
+        let directory = OFlags::DIRECTORY.bits().cast_signed();
+        fs::File::options().read(true).custom_flags(directory).open(dir)?.sync_all()
     }
 
     fn set_modified(&self, path: &Path, to: UnixMillis) -> io::Result<()> {
@@ -109,11 +115,7 @@ impl FileSystem for RealFs {
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {
-                let mut holder = String::new();
-                // Who holds it is only for the message: unreadable words are no reason to fail differently.
-                let _ = file.read_to_string(&mut holder);
-                let holder = holder.lines().next().unwrap_or("another process").to_string();
-                return Err(io::Error::new(io::ErrorKind::WouldBlock, format!("in use by {holder}")));
+                return Err(io::Error::new(io::ErrorKind::WouldBlock, format!("in use by {}", words_in(file))));
             }
             Err(e) => return Err(e.into()),
         }
@@ -121,6 +123,35 @@ impl FileSystem for RealFs {
         file.rewind()?;
         writeln!(file, "process {}", std::process::id())?;
         Ok(Box::new(file))
+    }
+
+    fn lock_holder(&self, dir: &Path) -> io::Result<Option<String>> {
+        let file = match fs::File::open(dir.join(LOCK_NAME)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other?,
+        };
+        // Shared, and let go at once: there is no call that only looks.
+        match flock(&file, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Ok(None),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(Some(words_in(file))),
+            Err(e) => Err(e.into()),
+        }
+    }
+}
+
+/// What the holder of a lock has written into its file.
+fn words_in(mut lock: fs::File) -> String {
+    let mut holder = String::new();
+    // Who holds it is only for the message: unreadable words are no reason to fail differently.
+    let _ = lock.read_to_string(&mut holder);
+    holder.lines().next().unwrap_or("another process").to_string()
+}
+
+/// The sync of a directory in which we need not have made anything. It may be none that can be read, or synced.
+fn sync_if_ours(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(e) if matches!(e.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput) => Ok(()),
+        other => other,
     }
 }
 
@@ -141,7 +172,8 @@ impl File for RealFile {
     }
 
     fn truncate(&self, to: Bytes) -> io::Result<()> {
-        self.0.set_len(to.0)
+        // ftruncate(2) would make a shorter file longer, by a hole.
+        if self.size()? > to { self.0.set_len(to.0) } else { Ok(()) }
     }
 
     fn sync_data(&self) -> io::Result<()> {
@@ -174,5 +206,18 @@ mod tests {
         assert!(refused.to_string().contains(&format!("process {}", std::process::id())), "{refused}");
         drop(held);
         RealFs.lock_dir(dir.path()).expect("free again");
+    }
+
+    #[test]
+    fn a_look_at_the_lock_names_the_holder_and_leaves_no_trace() {
+        let dir = tempfile::tempdir().expect("a directory");
+        assert_eq!(RealFs.lock_holder(dir.path()).expect("readable"), None);
+        assert_eq!(RealFs.list(dir.path()).expect("readable"), [], "no file was made");
+        let held = RealFs.lock_dir(dir.path()).expect("free");
+        let holder = RealFs.lock_holder(dir.path()).expect("readable");
+        assert_eq!(holder, Some(format!("process {}", std::process::id())));
+        drop(held);
+        assert_eq!(RealFs.lock_holder(dir.path()).expect("readable"), None);
+        RealFs.lock_dir(dir.path()).expect("the look holds nothing");
     }
 }
