@@ -61,6 +61,7 @@ pub fn join_cluster(base: &Base, flags: &ServeFlags, tiers: &Tiers, api: SocketA
         load: load(tiers),
         dir: directory(flags)?.to_path_buf(),
         dice: Dice::new(random_u64()),
+        is_new: tiers.ingest.as_ref().is_some_and(|tier| tier.log().is_new()),
         fs: base.fs.clone(),
         clock: base.clock.clone(),
         metrics: base.metrics.clone(),
