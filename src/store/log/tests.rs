@@ -120,6 +120,25 @@ fn a_disk_that_is_full_or_fails_leaves_no_file_and_no_receipt() {
 }
 
 #[test]
+fn a_segment_that_would_touch_the_reserve_is_refused_before_it_is_written_and_taken_when_there_is_room() {
+    let fs = MemoryFs::new();
+    fs.set_capacity(Bytes(4 << 20));
+    let (log, dir) = (open(&fs), Path::new(DIR));
+    let mut content = body(1..5_000, "some text");
+    let free = fs.space(dir).expect("in memory").available.0;
+    let foreign = dir.join("foreign.corrupt");
+    fs.reserve(&foreign, Bytes(free - (256 << 10) - content.len() as u64 + 1)).expect("room");
+    assert_eq!(put(&log, &content).expect_err("one byte too much").status(), 507);
+    assert_eq!(names(&fs), ["foreign.corrupt"]);
+    assert!(log.hindrance().is_some());
+    content.truncate(content.len() / 2);
+    content.truncate(content.iter().rposition(|byte| *byte == b'\n').expect("a record") + 1);
+    put(&log, &content).expect("half of it fits");
+    fs.remove(&foreign).expect("there");
+    put(&log, &body(1..5_000, "some text")).expect("there is room");
+}
+
+#[test]
 fn the_same_content_is_kept_once_and_other_content_beside_it() {
     let fs = MemoryFs::new();
     let log = open(&fs);

@@ -83,12 +83,23 @@ impl Node {
 
     /// Starts a node that tells a service manager at this socket how it is doing.
     pub fn start_under(role: Role, flags: &[&str], manager: Option<&Path>) -> Node {
+        let mut node = Node::spawn_new(role, flags, manager);
+        node.wait_ready();
+        node
+    }
+
+    /// Starts a node that need not become ready, and waits until its ports are open.
+    pub fn start_unready(role: Role, flags: &[&str]) -> Node {
+        let mut node = Node::spawn_new(role, flags, None);
+        node.wait_listening();
+        node
+    }
+
+    fn spawn_new(role: Role, flags: &[&str], manager: Option<&Path>) -> Node {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let flags: Vec<String> = flags.iter().map(|flag| flag.to_string()).collect();
         let (child, stderr) = spawn(role, dir.path(), &flags, manager);
-        let mut node = Node { role, dir, flags, child, stderr, earlier: Vec::new(), addresses: BTreeMap::new() };
-        node.wait_ready();
-        node
+        Node { role, dir, flags, child, stderr, earlier: Vec::new(), addresses: BTreeMap::new() }
     }
 
     /// A node on which segments move on quickly, so that tests of what comes later need not wait for it.
@@ -103,6 +114,11 @@ impl Node {
     }
 
     fn wait_ready(&mut self) {
+        self.wait_listening();
+        wait_until("the node is ready", || self.try_get("/ready").is_some_and(|answer| answer.status == 200));
+    }
+
+    fn wait_listening(&mut self) {
         let ports = self.role.ports();
         self.addresses = wait_for("the node says where it listens", || {
             if let Ok(Some(status)) = self.child.try_wait() {
@@ -111,7 +127,6 @@ impl Node {
             let addresses = listening(&self.stderr.lock().unwrap());
             ports.iter().all(|port| addresses.contains_key(port.name())).then_some(addresses)
         });
-        wait_until("the node is ready", || self.try_get("/ready").is_some_and(|answer| answer.status == 200));
     }
 
     /// Where it listens, as `127.0.0.1:PORT`.
@@ -249,11 +264,21 @@ impl Node {
     /// Starts it again on the same directories after it has ended, with these flags more.
     pub fn restart_with(&mut self, more: &[&str]) {
         self.flags.extend(more.iter().map(|flag| flag.to_string()));
+        self.spawn_again();
+        self.wait_ready();
+    }
+
+    /// Starts it again after it has ended, and waits until its ports are open: it need not become ready.
+    pub fn restart_unready(&mut self) {
+        self.spawn_again();
+        self.wait_listening();
+    }
+
+    fn spawn_again(&mut self) {
         let (child, stderr) = spawn(self.role, self.dir.path(), &self.flags, None);
         self.child = child;
         let before = std::mem::replace(&mut self.stderr, stderr);
         self.earlier.append(&mut before.lock().unwrap());
-        self.wait_ready();
     }
 
     /// Starts it again on the same directories after it has ended.
