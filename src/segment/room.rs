@@ -212,8 +212,13 @@ impl Room {
     fn is_there(&self, name: &str, metrics: &Metrics) -> io::Result<bool> {
         let path = self.dir.join(name);
         let file = match self.fs.open(&path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
-            other => other?,
+            Err(e) => {
+                if e.kind() != io::ErrorKind::NotFound {
+                    log::warn!("{} is no ballast of ours: {e}; it is left alone", path.display());
+                }
+                return Ok(false);
+            }
+            Ok(file) => file,
         };
         let mut head = [0; 4096];
         // A directory cannot be read, and is left to recovery.
@@ -374,7 +379,7 @@ impl Room {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             // It cannot be asked: those who write find out.
-            Err(e) if e.kind() == io::ErrorKind::Unsupported => return true,
+            Err(e) if e.kind() == io::ErrorKind::Unsupported || Refusal::of(&e) == Refusal::TooLong => return true,
             Err(_) => return false,
         }
         self.fs.remove(&path).is_ok()

@@ -1,4 +1,5 @@
-//! Disks that are full: a small medium in memory (tmpfs) for each test, filled by lines and by a file that is not ours.
+//! Disks that are full: a small medium for each test, in memory (tmpfs) or in a file (ext4), filled by lines and by a file that is
+//! not ours.
 //!
 //! A medium is mounted in a mount namespace of its own and reached through `/proc/PID/root`, so nothing of it is left however the
 //! test ends. Without the right to do that a test says so and proves nothing.
@@ -21,23 +22,38 @@ const MIB: u64 = 1 << 20;
 const QUICK: [&str; 3] =
     ["-ingest.segment-flush-age=100ms", "-store.segment-target-age=100ms", "-store.segment-delay=20ms"];
 
+/// What a medium is formatted with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Format {
+    Tmpfs,
+    /// In a file, over a loop device: with a journal, blocks that are chosen late, and some that are root's alone.
+    Ext4,
+}
+
 /// A file system of its own size. It is gone with the process that holds it.
 struct Medium {
     keeper: Child,
     root: PathBuf,
-    _mount_point: tempfile::TempDir,
+    _dir: tempfile::TempDir,
 }
 
 impl Medium {
     /// `None`, said on stderr, where this user may not mount.
-    fn of(size: u64) -> Option<Medium> {
-        let mount_point = tempfile::tempdir().expect("a temporary directory");
-        let path = mount_point.path().display().to_string();
-        let script = format!("mount -t tmpfs -o size={size} oklog {path} && echo ready && exec cat");
+    fn of(format: Format, size: u64) -> Option<Medium> {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (path, image) = (dir.path().join("mounted"), dir.path().join("image"));
+        std::fs::create_dir(&path).expect("an empty directory");
+        let (path, image) = (path.display().to_string(), image.display());
+        let mount = match format {
+            Format::Tmpfs => format!("mount -t tmpfs -o size={size} oklog {path}"),
+            Format::Ext4 => {
+                format!("truncate -s {size} {image} && mkfs.ext4 -q {image} && mount -o loop {image} {path}")
+            }
+        };
         for unshare in [&["-m"][..], &["-r", "-m"]] {
             let started = Command::new("unshare")
                 .args(unshare)
-                .args(["sh", "-c", &script])
+                .args(["sh", "-c", &format!("{mount} && echo ready && exec cat")])
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
                 .stderr(Stdio::null())
@@ -48,13 +64,13 @@ impl Medium {
             let root = PathBuf::from(format!("/proc/{}/root{path}", keeper.id()));
             if word == "ready\n" && std::fs::write(root.join("probe"), b"").is_ok() {
                 std::fs::remove_file(root.join("probe")).expect("just written");
-                return Some(Medium { keeper, root, _mount_point: mount_point });
+                return Some(Medium { keeper, root, _dir: dir });
             }
             // It may have ended already.
             let _ = keeper.kill();
             let _ = keeper.wait();
         }
-        eprintln!("SKIPPED: this user may mount no tmpfs, not even in a namespace of its own");
+        eprintln!("SKIPPED: this user may mount no {format:?}, not even in a namespace of its own");
         None
     }
 
@@ -86,6 +102,11 @@ impl Medium {
             }
         }
         path
+    }
+
+    /// Somebody else's file, as large as leaves `free` bytes.
+    fn foreign_but(&self, name: &str, free: u64) -> PathBuf {
+        self.foreign(name, self.free().saturating_sub(free))
     }
 
     /// The names in a tier's directory.
@@ -191,9 +212,17 @@ fn sorted(text: &[u8]) -> Vec<u8> {
 
 #[test]
 fn a_full_node_holds_its_connections_says_so_once_answers_queries_and_goes_on_when_there_is_room() {
-    let Some(medium) = Medium::of(12 * MIB) else { return };
-    let foreign = medium.foreign("foreign", 5 * MIB);
-    let node = start(Role::Both, &medium, &["ingest", "store"], &QUICK);
+    Medium::of(Format::Tmpfs, 12 * MIB).into_iter().for_each(|medium| fill_and_free(&medium));
+}
+
+#[test]
+fn so_it_does_on_a_file_system_with_a_journal() {
+    Medium::of(Format::Ext4, 32 * MIB).into_iter().for_each(|medium| fill_and_free(&medium));
+}
+
+fn fill_and_free(medium: &Medium) {
+    let foreign = medium.foreign_but("foreign", 7 * MIB);
+    let node = start(Role::Both, medium, &["ingest", "store"], &QUICK);
     let safe = lines("safe", MIB / 2);
     node.send(Port::Durable, &safe);
     let held = lines("held", 5 * MIB);
@@ -217,7 +246,7 @@ fn a_full_node_holds_its_connections_says_so_once_answers_queries_and_goes_on_wh
 
 #[test]
 fn retention_makes_room_for_a_producer_that_never_stops() {
-    let Some(medium) = Medium::of(10 * MIB) else { return };
+    let Some(medium) = Medium::of(Format::Tmpfs, 10 * MIB) else { return };
     let limits = ["-store.max-size=2MiB", "-store.segment-target-size=512KiB"];
     let node = start(Role::Both, &medium, &["ingest", "store"], &[&QUICK[..], &limits].concat());
     let poured = lines("poured", 16 * MIB);
@@ -231,7 +260,7 @@ fn retention_makes_room_for_a_producer_that_never_stops() {
 
 #[test]
 fn a_full_ingester_is_emptied_by_a_store_that_joins_it_and_goes_on() {
-    let Some(medium) = Medium::of(8 * MIB) else { return };
+    let Some(medium) = Medium::of(Format::Tmpfs, 8 * MIB) else { return };
     let ingester = start(Role::Ingest, &medium, &["ingest"], &[QUICK[0], "-ingest.drain-timeout=0s"]);
     let held = lines("held", 12 * MIB);
     let producer = Producer::start(ingester.connect(Port::Durable), held.clone());
@@ -254,7 +283,7 @@ fn a_full_ingester_is_emptied_by_a_store_that_joins_it_and_goes_on() {
 
 #[test]
 fn a_full_store_refuses_with_507_and_the_copies_go_to_others() {
-    let Some(medium) = Medium::of(8 * MIB) else { return };
+    let Some(medium) = Medium::of(Format::Tmpfs, 8 * MIB) else { return };
     let ingester = Node::start_as(Role::Ingest, &[QUICK[0], "-ingest.drain-timeout=0s"]);
     let peer = format!("-peer={}", ingester.wait_for_line(&["port=cluster"]).rsplit('=').next().expect("an address"));
     let flags = [QUICK[1], QUICK[2], "-store.segment-replication-factor=2", &peer];
@@ -300,9 +329,17 @@ fn a_full_store_refuses_with_507_and_the_copies_go_to_others() {
 
 #[test]
 fn a_node_that_is_killed_while_its_disk_is_full_to_the_last_byte_starts_there_and_has_lost_nothing() {
-    let Some(medium) = Medium::of(10 * MIB) else { return };
-    let first = medium.foreign("first", 3 * MIB);
-    let mut node = start(Role::Both, &medium, &["ingest", "store"], &QUICK);
+    Medium::of(Format::Tmpfs, 10 * MIB).into_iter().for_each(|medium| kill_while_full(&medium));
+}
+
+#[test]
+fn so_it_is_where_there_is_a_journal() {
+    Medium::of(Format::Ext4, 32 * MIB).into_iter().for_each(|medium| kill_while_full(&medium));
+}
+
+fn kill_while_full(medium: &Medium) {
+    let first = medium.foreign_but("first", 7 * MIB);
+    let mut node = start(Role::Both, medium, &["ingest", "store"], &QUICK);
     let safe = lines("safe", MIB);
     node.send(Port::Durable, &safe);
     let held = lines("held", 9 * MIB);
@@ -339,7 +376,7 @@ fn a_node_that_is_killed_while_its_disk_is_full_to_the_last_byte_starts_there_an
 
 #[test]
 fn what_the_fast_port_could_not_write_is_cut_off_and_written_whole_when_there_is_room() {
-    let Some(medium) = Medium::of(16 * MIB) else { return };
+    let Some(medium) = Medium::of(Format::Tmpfs, 16 * MIB) else { return };
     let flags = ["-ingest.segment-flush-age=1h", "-ingest.drain-timeout=0s"];
     let node = start(Role::Ingest, &medium, &["ingest"], &flags);
     let sent = lines("sent", 5 * MIB);
