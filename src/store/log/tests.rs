@@ -113,10 +113,12 @@ fn a_disk_that_is_full_or_fails_leaves_no_file_and_no_receipt() {
     for (op, n) in [(Op::Open, 1), (Op::Write, 1), (Op::Sync, 1), (Op::Sync, 2), (Op::Rename, 1)] {
         fs.fail_nth(op, n, io::ErrorKind::Other);
         assert_eq!(put(&log, &content).expect_err("failed").status(), 500, "{op:?} {n}");
+        assert!(log.hindrance().is_some_and(|why| why.contains("failed")), "{op:?} {n}");
         assert_eq!(names(&fs), Vec::<String>::new(), "{op:?} {n}");
         assert!(log.snapshot(Id(0), Id::MAX).is_empty());
     }
     put(&log, &content).expect("healthy again");
+    assert_eq!(log.hindrance(), None);
 }
 
 #[test]

@@ -89,6 +89,7 @@ impl Node {
     }
 
     /// Starts a node that need not become ready, and waits until its ports are open.
+    #[allow(dead_code)] // not all suites have nodes that do not become ready
     pub fn start_unready(role: Role, flags: &[&str]) -> Node {
         let mut node = Node::spawn_new(role, flags, None);
         node.wait_listening();
@@ -269,6 +270,7 @@ impl Node {
     }
 
     /// Starts it again after it has ended, and waits until its ports are open: it need not become ready.
+    #[allow(dead_code)] // not all suites have nodes that do not become ready
     pub fn restart_unready(&mut self) {
         self.spawn_again();
         self.wait_listening();
