@@ -1,6 +1,7 @@
 //! The thread behind the writers: closes what is old, syncs what is closed, offers it, removes what was committed.
 
 use super::log::{Closed, IngestLog, Reason};
+use super::written::Written;
 use crate::ops::metrics as m;
 use crate::record::id::{Id, StreamBits};
 use crate::segment::handle::Known;
@@ -9,7 +10,6 @@ use crate::segment::room::Refusal;
 use crate::segment::{Bounds, Segment, State};
 use crate::unit::{Monotonic, UnixNanos};
 use crate::world::crew::{Stop, lock, wait_for};
-use crate::world::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -110,20 +110,12 @@ impl IngestLog {
 
     /// Brings one closed segment to stable storage under its flushed name. `None` if nothing of it could be kept.
     fn make_durable(&self, closed: &Closed) -> io::Result<Option<Arc<Segment>>> {
-        let suspect = &closed.suspect;
-        let sound = !suspect.load(Ordering::Relaxed) && self.timed_sync(closed.file.as_ref()).is_ok();
-        // Remembered, should the rewriting fail too: a later sync of this file may succeed and mean nothing.
-        suspect.store(!sound, Ordering::Relaxed);
+        let sound = !closed.file.is_suspect() && self.timed_sync(&closed.file).is_ok();
         let name = Bounds::From(closed.segment.digest().first).file_name(State::Flushed);
         if sound {
-            match closed.segment.rename(&name) {
-                Ok(()) => return Ok(Some(closed.segment.clone())),
-                // Already renamed: an earlier round got this far.
-                Err(_) if closed.segment.path().file_name() == Some(name.as_ref()) => {
-                    return Ok(Some(closed.segment.clone()));
-                }
-                Err(e) => return Err(e),
-            }
+            // Done already where an earlier round got this far.
+            closed.segment.rename(&name)?;
+            return Ok(Some(closed.segment.clone()));
         }
         self.rewrite(closed, &name)
     }
@@ -138,7 +130,7 @@ impl IngestLog {
             self.gauges.corrupt.inc();
             log::error!("{} is suspect: what can be read of it goes to a new file", aside.display());
         }
-        let digest = salvage(self.fs.as_ref(), &closed.file, &path)?;
+        let digest = salvage(self.fs.as_ref(), closed.file.file(), &path)?;
         if digest.map(Known::from).as_ref() != Some(closed.segment.digest()) {
             log::error!("{} was damaged by a failed sync: what is whole of it is kept", path.display());
         }
@@ -149,9 +141,9 @@ impl IngestLog {
     }
 
     /// Syncs a file and counts it.
-    pub(super) fn timed_sync(&self, file: &dyn File) -> io::Result<()> {
+    pub(super) fn timed_sync(&self, file: &Written) -> io::Result<()> {
         let start = self.clock.now();
-        let result = file.sync_data();
+        let result = file.sync();
         self.gauges.syncs.inc();
         self.gauges.sync_seconds.observe_span(self.clock.now().since(start));
         if let Err(e) = &result {

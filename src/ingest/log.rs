@@ -3,6 +3,7 @@
 use super::durable::Group;
 use super::queue::{Queue, Verdict};
 use super::witness::Witnesses;
+use super::written::Written;
 use crate::cluster::DataId;
 use crate::ops::metrics::{self as m, Counter, Histogram, Metrics};
 use crate::record::id::{Id, IdClock, IdRun, StreamBits};
@@ -18,7 +19,7 @@ use crate::unit::{Bytes, Monotonic, UnixNanos};
 use crate::world::clock::Clock;
 use crate::world::crew::{Stop, lock, wait_for};
 use crate::world::entropy::Entropy;
-use crate::world::fs::{File, FileSystem};
+use crate::world::fs::FileSystem;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -63,6 +64,7 @@ pub struct IngestLog {
     pub(super) gauges: Gauges,
     pub(super) limits: Limits,
     id: DataId,
+    is_new: bool,
     pub(super) ids: IdClock,
     pub(super) slots: Vec<Slot>,
     pub(super) queue: Mutex<Queue>,
@@ -95,14 +97,14 @@ pub(super) struct Writer {
     /// The batch as it goes to the file. Kept from batch to batch; at most 28 times as large as a batch of empty lines.
     scratch: Vec<u8>,
     /// Files that were closed before they were synced, for the group commit.
-    pub closed_unsynced: Vec<Arc<dyn File>>,
+    pub closed_unsynced: Vec<Arc<Written>>,
     /// Bytes ever appended through this slot.
     pub appended: u64,
 }
 
 /// A segment being written.
 pub(super) struct Active {
-    pub file: Arc<dyn File>,
+    pub file: Arc<Written>,
     pub path: PathBuf,
     stream: StreamBits,
     counter: u32,
@@ -112,16 +114,12 @@ pub(super) struct Active {
     pub synced: u64,
     /// The name is not known to be on stable storage yet.
     pub fresh: bool,
-    /// A sync of this file has failed: what it holds must be proven before it is passed on.
-    pub suspect: bool,
 }
 
 /// A closed segment on its way to stable storage.
 pub struct Closed {
-    pub(super) file: Arc<dyn File>,
+    pub(super) file: Arc<Written>,
     pub(super) segment: Arc<Segment>,
-    /// A write or sync of this file has failed: what it holds must be proven before it is passed on.
-    pub(super) suspect: AtomicBool,
     /// The file itself was set aside; only its content goes on.
     pub(super) aside: AtomicBool,
 }
@@ -200,6 +198,7 @@ impl IngestLog {
             gauges,
             limits,
             id,
+            is_new: mark == UnixNanos(0),
             ids: IdClock::resume(mark),
             slots: (0..=slots.max(1)).map(|_| slot()).collect(),
             queue: Mutex::new(Queue::of(flushed)),
@@ -218,6 +217,11 @@ impl IngestLog {
     /// The id that this directory has for life. Where nothing is kept it is another one at each start.
     pub fn id(&self) -> DataId {
         self.id
+    }
+
+    /// Whether no line was ever taken into this directory before it was opened.
+    pub fn is_new(&self) -> bool {
+        self.is_new
     }
 
     /// The slot a connection of the fast port writes to, by the connection's number.
@@ -261,9 +265,10 @@ impl IngestLog {
             return Err(io::ErrorKind::NotFound.into());
         };
         let (first, last) = format_batch(scratch, active, reserved.first, buffer, cut);
-        if let Err(e) = active.file.append(scratch) {
-            let torn = active.file.truncate(active.checker.len()).is_err();
+        if let Err(e) = active.file.file().append(scratch) {
+            let torn = active.file.file().truncate(active.checker.len()).is_err();
             if torn {
+                active.file.condemn();
                 self.close(&mut writer, Reason::Error);
             } else if Refusal::of(&e) == Refusal::TooLong {
                 self.close(&mut writer, Reason::Size);
@@ -299,7 +304,7 @@ impl IngestLog {
     fn new_active(&self, first: UnixNanos) -> io::Result<Active> {
         let stream = StreamBits::from_random(self.entropy.bits_64());
         let path = self.dir.join(Bounds::From(Id::new(first, stream, 0)).file_name(State::Active));
-        let file = self.fs.create_new(&path)?;
+        let file = Written::new(self.fs.create_new(&path)?);
         Ok(Active {
             file,
             path,
@@ -310,7 +315,6 @@ impl IngestLog {
             born: self.clock.now(),
             synced: 0,
             fresh: true,
-            suspect: false,
         })
     }
 
@@ -328,13 +332,12 @@ impl IngestLog {
         self.metrics.counter(m::WRITER_FLUSHES, &[reason.label()]).inc();
         self.gauges.flush_size.observe(digest.len.0 as f64);
         self.gauges.flush_age.observe_span(self.clock.now().since(active.born));
-        // A file whose sync has failed is never synced again: those who wait for it were told already.
-        if active.synced < digest.len.0 && !active.suspect {
+        // Suspect or not: who waits for what it holds is to be told.
+        if active.synced < digest.len.0 {
             writer.closed_unsynced.push(active.file.clone());
         }
         let segment = Arc::new(Segment::new(self.fs.clone(), active.path, digest));
-        let suspect = AtomicBool::new(active.suspect || reason == Reason::Error);
-        let closed = Closed { file: active.file, segment, suspect, aside: AtomicBool::new(false) };
+        let closed = Closed { file: active.file, segment, aside: AtomicBool::new(false) };
         lock(&self.queue).closing.push(Arc::new(closed));
         self.moved.notify_all();
     }
@@ -530,7 +533,7 @@ impl Writer {
     fn readable(&self) -> Option<Readable> {
         let active = self.active.as_ref()?;
         let digest = active.checker.digest()?;
-        let source = Source::Open(active.file.clone());
+        let source = Source::Open(active.file.file().clone());
         Some(Readable { source, low: digest.first, high: digest.last, len: digest.len })
     }
 }

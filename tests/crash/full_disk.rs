@@ -291,7 +291,8 @@ fn a_full_store_refuses_with_507_and_the_copies_go_to_others() {
     let stores = [Node::start_as(Role::Store, &flags), Node::start_as(Role::Store, &flags)];
     let paths = medium.flags(&["store"]);
     let full_flags: Vec<&str> = [paths[0].as_str()].into_iter().chain(flags).collect();
-    let small = Node::start_unready(Role::Store, &full_flags);
+    let mut small = Node::launch(Role::Store, &full_flags, None, &std::env::temp_dir());
+    small.wait_listening();
     wait_until("the full store knows the others", || small.metric("oklog_cluster_size", &[]) == 4.0);
     wait_until("it is not ready, and says why", || {
         let ready = small.get("/ready");
@@ -351,7 +352,8 @@ fn kill_while_full(medium: &Medium) {
     assert!(producer.finish().is_err(), "it was reset: nobody promised anything");
 
     for round in 0..3 {
-        node.restart_unready();
+        node.launch_again();
+        node.wait_listening();
         let found = node.everything();
         assert_same_lines(&found[..safe.len().min(found.len())], &safe, "what was acknowledged");
         assert!(held.starts_with(&found[safe.len()..]), "and what else is found is what was sent, in order, once");

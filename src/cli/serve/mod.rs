@@ -73,7 +73,7 @@ fn serve(flags: &ServeFlags) -> Result<bool, String> {
     let health = Arc::new(tiers.health(&joined));
     let started = start_api(&base, flags.kind(), &tiers, listener, &joined, &health)
         .and_then(|()| tiers.start_threads(&base, &joined))
-        .map(|()| joined.settle(&base))
+        .map(|()| joined.settle())
         .and_then(|()| tiers.ingest.as_ref().map_or(Ok(()), IngestTier::open_doors));
     if let Err(sentence) = started {
         // Others know of this node by now. What its directories hold is missed until it does start.
