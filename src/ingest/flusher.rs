@@ -65,8 +65,8 @@ impl IngestLog {
         if now.since(rounds.slow) >= FAST_SYNC_EVERY {
             rounds.slow = now;
             self.expire_pending(now);
-            self.room.look(now);
         }
+        self.room.look(now);
     }
 
     fn close_old(&self, now: Monotonic) {

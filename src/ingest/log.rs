@@ -366,7 +366,9 @@ impl IngestLog {
     pub fn wait_for_disk(&self, stop: &Stop) -> bool {
         self.room.look_after_writing(|| self.clock.now());
         while self.is_behind() {
-            if stop.wait(Duration::from_millis(20)) {
+            // There may be thousands who wait, and room does not come back within milliseconds.
+            let glance = if self.room.is_full() { 100 } else { 20 };
+            if stop.wait(Duration::from_millis(glance)) {
                 return false;
             }
         }

@@ -113,7 +113,10 @@ impl FileSystem for RealFs {
         fallocate(&file, FallocateFlags::empty(), 0, size.0).map_err(|e| {
             // A part of it is nobody's: the caller hears of what was refused first.
             let _ = fs::remove_file(path);
-            e.into()
+            match e {
+                rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS => io::ErrorKind::Unsupported.into(),
+                e => e.into(),
+            }
         })
     }
 
@@ -205,6 +208,25 @@ mod tests {
         assert_eq!(refused.kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(fs::read(&b).expect("still there"), b"two");
         RealFs.rename_new(&a, &dir.path().join("c")).expect("a free name");
+    }
+
+    #[test]
+    fn what_is_reserved_takes_up_blocks_and_what_cannot_be_leaves_no_file() {
+        use std::os::unix::fs::MetadataExt;
+        let dir = tempfile::tempdir().expect("a directory");
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        match RealFs.reserve(&a, Bytes(1 << 20)) {
+            Err(e) if e.kind() == io::ErrorKind::Unsupported => {
+                eprintln!("SKIPPED: {} cannot promise blocks", dir.path().display());
+                return;
+            }
+            other => other.expect("room"),
+        }
+        let found = fs::metadata(&a).expect("there");
+        assert!(found.len() == 1 << 20 && found.blocks() * 512 >= 1 << 20, "{found:?}");
+        assert_eq!(RealFs.reserve(&a, Bytes(1)).expect_err("taken").kind(), io::ErrorKind::AlreadyExists);
+        RealFs.reserve(&b, Bytes(1 << 60)).expect_err("no disk is so large");
+        assert!(!b.exists());
     }
 
     #[test]
