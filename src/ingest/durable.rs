@@ -1,9 +1,10 @@
 //! Group commit: many connections wait, one sync serves them all.
 
-use super::log::{IngestLog, Reason, Slot};
+use super::log::{Active, IngestLog, Reason, Slot};
+use super::written::Written;
 use crate::world::crew::{Stop, lock, wait_for};
 use std::io;
-use std::sync::{Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 /// Those who wait for one slot's bytes to reach stable storage.
@@ -19,21 +20,36 @@ struct GroupState {
     wanted: u64,
     /// All bytes up to here are synced, or their sync has failed.
     settled: u64,
-    /// Bytes up to here may be lost: a sync failed.
-    failed_to: u64,
-    /// The first byte that may be lost.
-    failed_from: u64,
+    /// Bytes that may be lost, since their sync has failed: from the first up to, not including, the last. In order, apart from
+    /// each other, at most [`MOST_FAILED`].
+    failed: Vec<(u64, u64)>,
 }
 
 impl GroupState {
+    fn note_failed(&mut self, first: u64, end: u64) {
+        match self.failed.last_mut() {
+            Some(last) if last.1 >= first => last.1 = last.1.max(end),
+            _ => self.failed.push((first, end)),
+        }
+        if let [oldest, next, ..] = self.failed[..]
+            && self.failed.len() > MOST_FAILED
+        {
+            self.failed.splice(..2, [(oldest.0, next.1)]);
+        }
+    }
+
     /// Of bytes that are settled.
     fn outcome(&self, from: u64, mark: u64) -> io::Result<()> {
-        if from < self.failed_to && mark > self.failed_from {
+        if self.failed.iter().any(|(first, end)| from < *end && mark > *first) {
             return Err(io::Error::other("a sync failed"));
         }
         Ok(())
     }
 }
+
+/// How many stretches of failed bytes are told apart. With more, the two oldest become one with what lies between: that may
+/// reset a connection whose bytes are safe, and never the other way round.
+const MOST_FAILED: usize = 1_000;
 
 /// How long a wait lasts before it looks whether the process ends.
 const GLANCE: Duration = Duration::from_millis(500);
@@ -82,8 +98,8 @@ impl Group {
     fn settle(&self, mark: u64, failed: bool) {
         let mut state = lock(&self.state);
         if failed {
-            state.failed_from = state.settled;
-            state.failed_to = mark;
+            let first = state.settled;
+            state.note_failed(first, mark);
         }
         state.settled = state.settled.max(mark);
         self.changed.notify_all();
@@ -114,35 +130,38 @@ pub fn sync_once(log: &IngestLog, slot: &Slot) {
         }
         (files, fresh, writer.appended, len)
     };
-    let active_file = files.last().cloned();
-    let mut result = Ok(());
-    for file in files {
-        result = result.and(log.timed_sync(file.as_ref()));
-    }
-    if fresh {
-        result = result.and_then(|()| log.fs.sync_dir(&log.dir));
-    }
-    let failed = result.is_err();
+    // Each one, also after one has failed: those that are sound need not be rewritten.
+    let synced = files.iter().filter(|file| log.timed_sync(file).is_err()).count() == 0;
+    let named = !fresh || !synced || sync_names(log, &files);
+    let failed = !(synced && named);
     {
         let mut writer = lock(&slot.writer);
-        if let Some(active) =
-            writer.active.as_mut().filter(|a| active_file.as_ref().is_some_and(|f| std::sync::Arc::ptr_eq(f, &a.file)))
-        {
-            if failed {
-                active.suspect = true;
-            } else {
-                active.synced = active.synced.max(synced_len);
-                active.fresh = false;
-            }
+        let is_last = |active: &&mut Active| files.last().is_some_and(|file| Arc::ptr_eq(file, &active.file));
+        if let Some(active) = writer.active.as_mut().filter(is_last).filter(|_| !failed) {
+            active.synced = active.synced.max(synced_len);
+            active.fresh = false;
         }
         if failed {
             log.close(&mut writer, Reason::Error);
+            // All who wait for what these files hold are told now, unless more was written meanwhile: then it is in one of
+            // them, and the next sync tells.
+            if writer.appended == mark {
+                writer.closed_unsynced.clear();
+            }
         }
     }
-    if let Err(e) = result {
-        log.note_failed_sync(&e);
-    }
     slot.group.settle(mark, failed);
+}
+
+/// Brings the names of new files to stable storage. Where that fails the files are suspect like those whose sync has failed: a
+/// later sync of the directory may succeed and mean nothing.
+fn sync_names(log: &IngestLog, files: &[Arc<Written>]) -> bool {
+    let result = log.fs.sync_dir(&log.dir);
+    if let Err(e) = &result {
+        files.iter().for_each(|file| file.condemn());
+        log.note_failed_sync(e);
+    }
+    result.is_ok()
 }
 
 #[cfg(test)]
@@ -159,6 +178,23 @@ mod tests {
         assert!(group.wait(90, 150, &stop).is_err());
         assert!(group.wait(150, 250, &stop).is_err());
         assert!(group.wait(200, 300, &stop).is_ok());
+    }
+
+    #[test]
+    fn a_failure_is_told_to_who_asks_only_after_the_next_one() {
+        let group = Group::default();
+        group.settle(100, true);
+        group.settle(200, false);
+        group.settle(300, true);
+        let sound = |from, mark| group.outcome(from, mark).map(|outcome| outcome.is_ok());
+        assert_eq!(sound(0, 50), Some(false), "the first failure is not forgotten");
+        assert_eq!((sound(100, 200), sound(200, 300), sound(300, 301)), (Some(true), Some(false), None));
+        for n in 2..3_000 {
+            group.settle(n * 200, n % 2 == 0);
+        }
+        assert_eq!((sound(0, 50), sound(599_000, 599_600)), (Some(false), Some(false)));
+        assert_eq!(sound(599_600, 599_800), Some(true), "the latest are told apart");
+        assert!(lock(&group.state).failed.len() <= MOST_FAILED);
     }
 
     #[test]

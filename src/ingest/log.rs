@@ -3,6 +3,7 @@
 use super::durable::Group;
 use super::queue::{Queue, Verdict};
 use super::witness::Witnesses;
+use super::written::Written;
 use crate::cluster::DataId;
 use crate::ops::metrics::{self as m, Counter, Histogram, Metrics};
 use crate::record::id::{Id, IdClock, IdRun, StreamBits};
@@ -11,13 +12,14 @@ use crate::record::stored::Checker;
 use crate::segment::handle::{Graveyard, Known};
 use crate::segment::readable::{Readable, Source};
 use crate::segment::recover::salvage;
+use crate::segment::room::{Refusal, Room};
 use crate::segment::{Bounds, Segment, State};
 use crate::stream::registry::Registry;
 use crate::unit::{Bytes, Monotonic, UnixNanos};
 use crate::world::clock::Clock;
 use crate::world::crew::{Stop, lock, wait_for};
 use crate::world::entropy::Entropy;
-use crate::world::fs::{File, FileSystem};
+use crate::world::fs::FileSystem;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -62,6 +64,7 @@ pub struct IngestLog {
     pub(super) gauges: Gauges,
     pub(super) limits: Limits,
     id: DataId,
+    is_new: bool,
     pub(super) ids: IdClock,
     pub(super) slots: Vec<Slot>,
     pub(super) queue: Mutex<Queue>,
@@ -73,9 +76,9 @@ pub struct IngestLog {
     pub(super) marked: Mutex<Option<(UnixNanos, PathBuf)>>,
     /// Stores that have segments of this log. Taken under the lock of `queue`, never the other way round.
     witnesses: Mutex<Witnesses>,
-    /// Set when the medium is nearly full: writers wait before they make it worse.
-    pub(super) nearly_full: AtomicBool,
-    /// Cleared after a failed sync: this node should not be given work.
+    /// What is left on the medium: without it writers wait before they make it worse.
+    pub(super) room: Room,
+    /// Cleared after a failed sync or write: this node should not be given work.
     pub(super) healthy: AtomicBool,
     live: Arc<Registry>,
     _lock: Box<dyn Send + Sync>,
@@ -94,14 +97,14 @@ pub(super) struct Writer {
     /// The batch as it goes to the file. Kept from batch to batch; at most 28 times as large as a batch of empty lines.
     scratch: Vec<u8>,
     /// Files that were closed before they were synced, for the group commit.
-    pub closed_unsynced: Vec<Arc<dyn File>>,
+    pub closed_unsynced: Vec<Arc<Written>>,
     /// Bytes ever appended through this slot.
     pub appended: u64,
 }
 
 /// A segment being written.
 pub(super) struct Active {
-    pub file: Arc<dyn File>,
+    pub file: Arc<Written>,
     pub path: PathBuf,
     stream: StreamBits,
     counter: u32,
@@ -111,16 +114,12 @@ pub(super) struct Active {
     pub synced: u64,
     /// The name is not known to be on stable storage yet.
     pub fresh: bool,
-    /// A sync of this file has failed: what it holds must be proven before it is passed on.
-    pub suspect: bool,
 }
 
 /// A closed segment on its way to stable storage.
 pub struct Closed {
-    pub(super) file: Arc<dyn File>,
+    pub(super) file: Arc<Written>,
     pub(super) segment: Arc<Segment>,
-    /// A write or sync of this file has failed: what it holds must be proven before it is passed on.
-    pub(super) suspect: AtomicBool,
     /// The file itself was set aside; only its content goes on.
     pub(super) aside: AtomicBool,
 }
@@ -175,6 +174,7 @@ impl IngestLog {
             marked,
             lock,
             live,
+            room,
         } = parts;
         let gauges = Gauges {
             bytes: metrics.counter(m::WRITER_BYTES, &[]),
@@ -198,6 +198,7 @@ impl IngestLog {
             gauges,
             limits,
             id,
+            is_new: mark == UnixNanos(0),
             ids: IdClock::resume(mark),
             slots: (0..=slots.max(1)).map(|_| slot()).collect(),
             queue: Mutex::new(Queue::of(flushed)),
@@ -206,7 +207,7 @@ impl IngestLog {
             witnesses: Mutex::default(),
             committed_to: AtomicU64::new(0),
             marked: Mutex::new(marked),
-            nearly_full: AtomicBool::new(false),
+            room,
             healthy: AtomicBool::new(true),
             live,
             _lock: lock,
@@ -216,6 +217,11 @@ impl IngestLog {
     /// The id that this directory has for life. Where nothing is kept it is another one at each start.
     pub fn id(&self) -> DataId {
         self.id
+    }
+
+    /// Whether no line was ever taken into this directory before it was opened.
+    pub fn is_new(&self) -> bool {
+        self.is_new
     }
 
     /// The slot a connection of the fast port writes to, by the connection's number.
@@ -229,9 +235,12 @@ impl IngestLog {
         &self.slots[self.slots.len() - 1]
     }
 
-    /// Whether syncs work and there is room: a node that is not should not be given work.
-    pub fn is_healthy(&self) -> bool {
-        self.healthy.load(Ordering::Relaxed) && !self.nearly_full.load(Ordering::Relaxed)
+    /// Why this node should not be given work, if there is a reason: there is no room, or a write or sync has failed.
+    pub fn hindrance(&self) -> Option<&'static str> {
+        if !self.healthy.load(Ordering::Relaxed) {
+            return Some("the disk of the ingest tier has failed");
+        }
+        self.room.is_full().then_some("the disk of the ingest tier is full")
     }
 
     /// Gives each record of a batch its id and hands the batch to the operating system. Gives how many bytes the slot has
@@ -256,10 +265,13 @@ impl IngestLog {
             return Err(io::ErrorKind::NotFound.into());
         };
         let (first, last) = format_batch(scratch, active, reserved.first, buffer, cut);
-        if let Err(e) = active.file.append(scratch) {
-            let torn = active.file.truncate(active.checker.len()).is_err();
+        if let Err(e) = active.file.file().append(scratch) {
+            let torn = active.file.file().truncate(active.checker.len()).is_err();
             if torn {
+                active.file.condemn();
                 self.close(&mut writer, Reason::Error);
+            } else if Refusal::of(&e) == Refusal::TooLong {
+                self.close(&mut writer, Reason::Size);
             }
             return Err(e);
         }
@@ -272,6 +284,7 @@ impl IngestLog {
         let full = active.checker.len() >= self.limits.flush_size;
         writer.appended += writer.scratch.len() as u64;
         let appended = writer.appended;
+        self.room.wrote(writer.scratch.len() as u64);
         if full {
             self.close(&mut writer, Reason::Size);
         }
@@ -291,7 +304,7 @@ impl IngestLog {
     fn new_active(&self, first: UnixNanos) -> io::Result<Active> {
         let stream = StreamBits::from_random(self.entropy.bits_64());
         let path = self.dir.join(Bounds::From(Id::new(first, stream, 0)).file_name(State::Active));
-        let file = self.fs.create_new(&path)?;
+        let file = Written::new(self.fs.create_new(&path)?);
         Ok(Active {
             file,
             path,
@@ -302,7 +315,6 @@ impl IngestLog {
             born: self.clock.now(),
             synced: 0,
             fresh: true,
-            suspect: false,
         })
     }
 
@@ -320,13 +332,12 @@ impl IngestLog {
         self.metrics.counter(m::WRITER_FLUSHES, &[reason.label()]).inc();
         self.gauges.flush_size.observe(digest.len.0 as f64);
         self.gauges.flush_age.observe_span(self.clock.now().since(active.born));
-        // A file whose sync has failed is never synced again: those who wait for it were told already.
-        if active.synced < digest.len.0 && !active.suspect {
+        // Suspect or not: who waits for what it holds is to be told.
+        if active.synced < digest.len.0 {
             writer.closed_unsynced.push(active.file.clone());
         }
         let segment = Arc::new(Segment::new(self.fs.clone(), active.path, digest));
-        let suspect = AtomicBool::new(active.suspect || reason == Reason::Error);
-        let closed = Closed { file: active.file, segment, suspect, aside: AtomicBool::new(false) };
+        let closed = Closed { file: active.file, segment, aside: AtomicBool::new(false) };
         lock(&self.queue).closing.push(Arc::new(closed));
         self.moved.notify_all();
     }
@@ -340,6 +351,7 @@ impl IngestLog {
 
     /// Waits while the disk does not keep up with closed segments, or is nearly full. `false` when `stop` was raised.
     pub fn wait_for_disk(&self, stop: &Stop) -> bool {
+        self.room.look_after_writing(|| self.clock.now());
         while self.is_behind() {
             if stop.wait(Duration::from_millis(20)) {
                 return false;
@@ -350,7 +362,7 @@ impl IngestLog {
 
     /// Whether writers must wait: the disk does not keep up with closed segments, or is nearly full.
     pub fn is_behind(&self) -> bool {
-        self.nearly_full.load(Ordering::Relaxed) || lock(&self.queue).closing.len() >= MOST_CLOSING
+        self.room.is_full() || lock(&self.queue).closing.len() >= MOST_CLOSING
     }
 
     /// What a query may read of this tier, as of now. Take it before the stores' own snapshot.
@@ -378,6 +390,7 @@ impl IngestLog {
         let taken = lock(&self.queue).take_next(self.clock.now(), self.limits.pending_timeout);
         let Some((id, segment)) = taken else { return Ok(None) };
         if let Err(e) = segment.rename(&Bounds::From(id).file_name(State::Pending)) {
+            self.room.give_way(&e, self.clock.now());
             let mut queue = lock(&self.queue);
             if let Some(segment) = queue.fail(id) {
                 queue.flushed.insert(id, segment);
@@ -518,7 +531,7 @@ impl Writer {
     fn readable(&self) -> Option<Readable> {
         let active = self.active.as_ref()?;
         let digest = active.checker.digest()?;
-        let source = Source::Open(active.file.clone());
+        let source = Source::Open(active.file.file().clone());
         Some(Readable { source, low: digest.first, high: digest.last, len: digest.len })
     }
 }

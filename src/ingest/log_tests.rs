@@ -1,6 +1,7 @@
 //! The ingest log on real files in a fresh directory, on a clock wound by hand.
 
 use super::*;
+use crate::ingest::durable::sync_once;
 use crate::ingest::flusher::Rounds;
 use crate::ingest::recover::Ground;
 use crate::record::line::LineCutter;
@@ -8,6 +9,7 @@ use crate::record::stored;
 use crate::segment::reader::{BlockReader, FileRange};
 use crate::world::clock::VirtualClock;
 use crate::world::entropy::SystemEntropy;
+use crate::world::fs::memory::{MemoryFs, Op};
 use crate::world::fs::real::RealFs;
 use std::path::Path;
 
@@ -72,8 +74,28 @@ fn a_record_is_readable_at_once_and_in_every_state_until_it_is_committed() {
     drop(segment);
     log.round(&mut rounds);
     let left: Vec<String> = RealFs.list(dir.path()).expect("a directory").into_iter().map(|e| e.name).collect();
-    let of_the_directory = |name: &String| name == "LOCK" || name.ends_with(".mark") || name.ends_with(".ingest");
+    let of_the_directory =
+        |name: &String| name == "LOCK" || name == "ballast" || name.ends_with(".mark") || name.ends_with(".ingest");
     assert!(left.iter().all(of_the_directory), "{left:?}");
+}
+
+#[test]
+fn a_directory_is_new_until_a_line_was_taken_and_never_again_even_when_all_is_committed() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let clock = Arc::new(VirtualClock::at(START));
+    assert!(open_at(dir.path(), clock.clone()).is_new());
+    let log = open_at(dir.path(), clock.clone());
+    assert!(log.is_new(), "nothing was taken the first time");
+    append(&log, log.fast_slot(0), b"one\n");
+    drop(log);
+    let log = open_at(dir.path(), clock.clone());
+    assert!(!log.is_new());
+    let id = log.next().expect("renamed").expect("one segment").digest().first;
+    assert!(log.read(id).is_some());
+    assert_eq!(log.commit(id, &[]), Verdict::Done);
+    log.remove_committed();
+    drop(log);
+    assert!(!open_at(dir.path(), clock).is_new());
 }
 
 #[test]
@@ -86,7 +108,7 @@ fn what_was_active_pending_or_torn_is_flushed_after_a_restart() {
     log.flush_closed();
     log.next().expect("renamed").expect("one segment");
     append(&log, log.fast_slot(1), b"second\n");
-    let active = lock(&log.fast_slot(1).writer).active.as_ref().expect("active").file.clone();
+    let active = lock(&log.fast_slot(1).writer).active.as_ref().expect("active").file.file().clone();
     active.append(b"01ARZ3NDEKTSV4RRFFQ69G5FAV torn").expect("room");
     drop((active, log));
     for _ in 0..2 {
@@ -225,24 +247,74 @@ fn a_full_segment_is_closed_and_what_was_not_committed_in_time_is_offered_again(
     assert_eq!(log.next().expect("renamed").expect("offered again").digest().first, first);
 }
 
-#[test]
-fn a_segment_whose_sync_and_rewriting_fail_is_rewritten_later_and_never_passed_on_in_part() {
-    use crate::world::fs::memory::{MemoryFs, Op};
-    let (fs, clock) = (MemoryFs::new(), Arc::new(VirtualClock::at(START)));
+fn open_in_memory(fs: &MemoryFs) -> IngestLog {
     let ground = Ground {
         fs: Arc::new(fs.clone()),
-        clock,
+        clock: Arc::new(VirtualClock::at(START)),
         entropy: Arc::new(SystemEntropy),
         metrics: Arc::default(),
         live: Arc::default(),
     };
-    let log = IngestLog::open(ground, Path::new("d"), limits(), 1).expect("in memory");
+    IngestLog::open(ground, Path::new("d"), limits(), 1).expect("in memory")
+}
+
+#[test]
+fn what_the_flusher_was_told_of_a_file_is_told_to_those_who_wait_for_it() {
+    let fs = MemoryFs::new();
+    let log = open_in_memory(&fs);
+    let slot = log.durable_slot();
+    let mark = append(&log, slot, b"one\n");
+    log.close_all(Reason::Size);
+    fs.fail_nth(Op::Sync, 1, io::ErrorKind::Other);
+    fs.fail_nth(Op::Write, 1, io::ErrorKind::StorageFull);
+    log.flush_closed();
+    // The kernel has told of the failure: it calls the next sync a success.
+    sync_once(&log, slot);
+    assert!(slot.group.outcome(0, mark).is_some_and(|outcome| outcome.is_err()));
+    let later = append(&log, slot, b"two\n");
+    sync_once(&log, slot);
+    assert!(slot.group.outcome(mark, later).is_some_and(|outcome| outcome.is_ok()), "the next file is another one");
+}
+
+#[test]
+fn what_came_into_a_file_that_was_closed_by_a_failed_sync_is_not_called_synced_with_the_next_one() {
+    let fs = MemoryFs::new();
+    let log = open_in_memory(&fs);
+    let slot = log.durable_slot();
+    append(&log, slot, b"one\n");
+    let mark = append(&log, slot, &b"0123456789\n".repeat(1_000));
+    assert!(lock(&slot.writer).active.is_none(), "closed by its size, not synced yet");
+    fs.fail_nth(Op::Sync, 1, io::ErrorKind::Other);
+    sync_once(&log, slot);
+    assert!(slot.group.outcome(0, mark).is_some_and(|outcome| outcome.is_err()));
+    log.flush_closed();
+    let segment = log.next().expect("renamed").expect("rewritten, since its sync has failed");
+    assert_eq!(segment.digest().records, Some(1_001));
+}
+
+#[test]
+fn a_segment_whose_name_could_not_be_given_back_is_offered_again_all_the_same() {
+    let fs = MemoryFs::new();
+    let log = open_in_memory(&fs);
+    append(&log, log.fast_slot(0), b"one\n");
+    log.close_all(Reason::Age);
+    log.flush_closed();
+    let id = log.next().expect("renamed").expect("flushed").digest().first;
+    fs.fail_nth(Op::Rename, 1, io::ErrorKind::Other);
+    assert_eq!(log.failed(id), Verdict::Done);
+    assert_eq!(log.next().expect("it has the name already").map(|segment| segment.digest().first), Some(id));
+}
+
+#[test]
+fn a_segment_whose_sync_and_rewriting_fail_is_rewritten_later_and_never_passed_on_in_part() {
+    let fs = MemoryFs::new();
+    let log = open_in_memory(&fs);
     append(&log, log.fast_slot(0), b"one\ntwo\n");
     log.close_all(Reason::Age);
     fs.fail_nth(Op::Sync, 1, io::ErrorKind::Other);
     fs.fail_nth(Op::Write, 1, io::ErrorKind::StorageFull);
     log.flush_closed();
-    assert!(!log.is_healthy(), "a disk that fails to sync is not ready for work");
+    assert!(log.hindrance().is_some(), "a disk that fails to sync is not ready for work");
     assert!(log.next().expect("no rename was due").is_none(), "what was not made durable is not offered");
     assert_eq!(texts(&log), ["one", "two"]);
     log.flush_closed();

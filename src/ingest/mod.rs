@@ -17,3 +17,4 @@ pub mod log;
 pub mod queue;
 pub mod recover;
 pub mod witness;
+mod written;

@@ -89,10 +89,13 @@ impl Segment {
         Ok(file)
     }
 
-    /// Renames the file to another name in its directory that nobody has. On an error it keeps the one it had.
+    /// Renames the file to another name in its directory that nobody else has. On an error it keeps the one it had.
     pub fn rename(&self, file_name: &str) -> io::Result<()> {
         let mut place = lock(&self.place);
         let to = place.path.with_file_name(file_name);
+        if to == place.path {
+            return Ok(());
+        }
         self.fs.rename_new(&place.path, &to)?;
         place.path = to;
         Ok(())

@@ -7,8 +7,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test may panic, its helpers too
 
 #[path = "../e2e/harness/mod.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, unused_imports)]
 mod harness;
+#[path = "../cluster/ledger.rs"]
+#[allow(dead_code)]
+mod ledger;
+mod load;
+mod places;
 
 mod drain;
 mod full_disk;

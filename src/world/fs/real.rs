@@ -2,7 +2,7 @@
 
 use super::{Entry, File, FileSystem, Space};
 use crate::unit::{Bytes, UnixMillis};
-use rustix::fs::{CWD, FlockOperation, OFlags, RenameFlags, flock, renameat_with, statvfs};
+use rustix::fs::{CWD, FallocateFlags, FlockOperation, OFlags, RenameFlags, fallocate, flock, renameat_with, statvfs};
 use std::fs;
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -108,6 +108,15 @@ impl FileSystem for RealFs {
         Ok(Space { total: of(found.f_blocks), available: of(found.f_bavail) })
     }
 
+    fn reserve(&self, path: &Path, size: Bytes) -> io::Result<()> {
+        let file = fs::File::options().write(true).create_new(true).mode(FILE_MODE).open(path)?;
+        fallocate(&file, FallocateFlags::empty(), 0, size.0).map_err(|e| {
+            // A part of it is nobody's: the caller hears of what was refused first.
+            let _ = fs::remove_file(path);
+            e.into()
+        })
+    }
+
     fn lock_dir(&self, dir: &Path) -> io::Result<Box<dyn Send + Sync>> {
         let path = dir.join(LOCK_NAME);
         let mut file =
@@ -125,7 +134,8 @@ impl FileSystem for RealFs {
         }
         file.set_len(0)?;
         file.rewind()?;
-        writeln!(file, "process {}", std::process::id())?;
+        // The lock is held. A disk without room for these words must not keep a process from starting and making some.
+        let _ = writeln!(file, "process {}", std::process::id());
         Ok(Box::new(file))
     }
 }
