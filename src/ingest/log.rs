@@ -64,7 +64,7 @@ pub struct IngestLog {
     pub(super) gauges: Gauges,
     pub(super) limits: Limits,
     id: DataId,
-    is_new: bool,
+    began_empty: bool,
     pub(super) ids: IdClock,
     pub(super) slots: Vec<Slot>,
     pub(super) queue: Mutex<Queue>,
@@ -191,6 +191,7 @@ impl IngestLog {
             corrupt: metrics.counter(m::CORRUPT, &["ingest"]),
         };
         let slot = || Slot { writer: Mutex::default(), group: Group::default() };
+        let began_empty = flushed.is_empty();
         IngestLog {
             fs,
             dir,
@@ -200,7 +201,7 @@ impl IngestLog {
             gauges,
             limits,
             id,
-            is_new: mark == UnixNanos(0),
+            began_empty,
             ids: IdClock::resume(mark),
             slots: (0..=slots.max(1)).map(|_| slot()).collect(),
             queue: Mutex::new(Queue::of(flushed)),
@@ -222,9 +223,9 @@ impl IngestLog {
         self.id
     }
 
-    /// Whether no line was ever taken into this directory before it was opened.
-    pub fn is_new(&self) -> bool {
-        self.is_new
+    /// Whether no record waited in this directory when it was opened: it is a new one, or all was handed over.
+    pub fn began_empty(&self) -> bool {
+        self.began_empty
     }
 
     /// The slot a connection of the fast port writes to, by the connection's number.
