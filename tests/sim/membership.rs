@@ -3,14 +3,16 @@
 //!
 //! What the design leaves open, and what is no fault here:
 //! - a *new* ingester that joined less than 1.6 s ago, or in another part of a partition, is unknown to the node that is
-//!   asked, which calls its answer complete all the same. So all nodes meet before the first line comes, on a network
-//!   without partitions, and wait until each has written down who the others are. They may restart at any time after that;
+//!   asked, which calls its answer complete all the same; and one that had handed over everything when it left, and comes
+//!   back, is believed to be empty. So all nodes meet before the first line comes, on a network without partitions, and wait
+//!   until each has written down who the others are; and producers come to an ingester that came back with nothing only when
+//!   all that run know of it. Nodes in which records wait may restart at any time;
 //! - a table of members that is older than the last second: who joined within it is not in it after a crash. The same holds;
 //! - a store that an operator has forgotten is missed by nobody. Nobody forgets here; a store that is lost for good stays
 //!   silent to the end.
 
 use crate::ledger::{Checked, LIVENESS, broken};
-use crate::node::{INGEST_DIR, Node, Place, STORE_DIR};
+use crate::node::{Death, INGEST_DIR, Node, Place, STORE_DIR};
 use crate::run::{Event, Sim};
 use crate::world::{MS, Nanos, SECOND, Ticket};
 use oklog::cluster::auth::Keys;
@@ -20,6 +22,7 @@ use oklog::cluster::timing::Timing;
 use oklog::cluster::{DataId, Load, Peer, View};
 use oklog::world::clock::Clock;
 use oklog::world::entropy::Dice;
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -48,6 +51,10 @@ struct Seat {
     life: u64,
     /// When its next tick is planned for.
     planned: Nanos,
+    /// Nothing waited in its ingest tier when it began.
+    is_new: bool,
+    /// All others have known it at some time.
+    is_known: Cell<bool>,
 }
 
 impl Membership {
@@ -74,11 +81,21 @@ impl Membership {
         self.seats[place].as_ref().map(|seat| seat.member.forgotten()).unwrap_or_default()
     }
 
-    /// Whether the process that runs at a place takes lines yet.
-    pub fn has_open_doors(&self, node: &Node) -> bool {
-        let seat = self.seats[node.place].as_ref().filter(|seat| node.runs(seat.life));
-        let has_peers = self.seats.len() > 1;
-        seat.is_some_and(|seat| !matches!(seat.member.doors(node.clock.now(), has_peers), Doors::ShutUntil(_)))
+    /// Whether a node knows whom to miss.
+    pub fn is_informed(&self, place: Place) -> bool {
+        self.seats[place].as_ref().is_some_and(|seat| seat.member.is_informed())
+    }
+
+    /// Whether the process that runs at a place takes lines yet. Nobody misses one in which nothing waited when it began:
+    /// producers come to it only when all that run know of it, wherever they are.
+    pub fn has_open_doors(&self, node: &Node, nodes: &[Node]) -> bool {
+        let Some(seat) = self.seats[node.place].as_ref().filter(|seat| node.runs(seat.life)) else { return false };
+        let knows = |other: &Node| match self.seats[other.place].as_ref().filter(|seat| other.runs(seat.life)) {
+            Some(seat) => seat.member.view().members().any(|peer| peer.node == node.peer.node),
+            None => true,
+        };
+        let is_open = !matches!(seat.member.doors(node.clock.now()), Doors::ShutUntil(_));
+        is_open && (!seat.is_new || seat.is_known.get() || nodes.iter().all(knows) && !seat.is_known.replace(true))
     }
 
     fn seat(&mut self, node: &Node) -> Option<&mut Seat> {
@@ -102,22 +119,35 @@ impl Sim {
     /// A process has begun and has recovered its directories: it becomes a member.
     pub fn member_begins(&mut self, place: Place) -> Checked {
         let (node, fs) = (&self.nodes[place], self.fs_of(place));
-        let remembered = Remembered::load(&*fs, directory(node)).unwrap_or_default();
+        let Ok(remembered) = Remembered::load(&*fs, directory(node)) else {
+            // A server ends then, and is started again.
+            self.end_process(place, Death::Killed);
+            return Ok(());
+        };
         let process = node.process.as_ref().expect("it has begun");
+        let is_new = process.ingest.as_ref().is_some_and(|tier| tier.log.began_empty());
         let setup = Setup {
             node: node.peer.node,
             meta: node.peer.meta.clone(),
             timing: Timing::default(),
             keys: Keys::none(),
             dice: Dice::new(self.dice.roll()),
-            is_new: process.ingest.as_ref().is_some_and(|tier| tier.log.is_new()),
+            is_new,
+            has_peers: self.nodes.len() > 1,
         };
         let member = Member::begin(setup, remembered, node.clock.now(), node.clock.unix_millis().0);
         let (ticket, life) = (node.ticket(), node.life);
         self.nodes[place].peer = member.view().me.clone();
         let (start, silent) = (member.view().me.meta.start, member.view().silent.len());
         self.trace(|| format!("node {place} is a member by its start {start}, {silent} are silent"));
-        self.members.seats[place] = Some(Seat { member, keeper: Keeper::default(), life, planned: Nanos::MAX });
+        self.members.seats[place] = Some(Seat {
+            member,
+            keeper: Keeper::default(),
+            life,
+            planned: Nanos::MAX,
+            is_new,
+            is_known: Cell::new(false),
+        });
         // Before the first datagram the start number is on disk, or there will be later tries.
         self.save_members(ticket)?;
         let first = self.dice.below(KEEP_EVERY);
@@ -249,7 +279,7 @@ impl Sim {
                 let is_written = seat.member.unsaved(seat.keeper.version()).is_none();
                 let view = seat.member.view();
                 let lives = |node: &Node| view.members().any(|peer| peer.node == node.peer.node);
-                is_written && view.others.len() + 1 == count && left().all(lives)
+                is_written && seat.member.is_informed() && view.others.len() + 1 == count && left().all(lives)
             })
         };
         left().all(knows_all)
@@ -266,9 +296,12 @@ impl Sim {
             let strange = view.others.iter().filter(|peer| self.nodes.iter().all(|node| node.peer.node != peer.node));
             let strange: Vec<String> = strange.map(Peer::name).collect();
             let is_written = seat.member.unsaved(seat.keeper.version()).is_none();
-            if !missing.is_empty() || !strange.is_empty() || !is_written {
+            if !missing.is_empty() || !strange.is_empty() || !is_written || !seat.member.is_informed() {
                 let place = node.place;
-                all.push(format!("node {place} misses {missing:?}, holds {strange:?} to live, written: {is_written}"));
+                all.push(format!(
+                    "node {place} misses {missing:?}, holds {strange:?} to live, written: {is_written}, informed: {}",
+                    seat.member.is_informed()
+                ));
             }
         }
         all.join("; ")

@@ -113,6 +113,9 @@ impl Sim {
     /// Lets the disk of a node take images from now on.
     pub fn watch(&mut self, place: Place) {
         let dice = Dice::new(self.dice.roll());
+        if !self.shape.crash_points {
+            return;
+        }
         self.nodes[place].disk.watch(Some(Watch { one_in: WATCHED_ONE_IN, images: IMAGES, most: MOST, dice }));
     }
 

@@ -42,6 +42,8 @@ pub struct Shape {
     pub max_record: usize,
     /// Of so many calls between nodes one is lost, on the way there or back.
     pub loss_one_in: u64,
+    /// Whether images are taken of the disks, and recovered.
+    pub crash_points: bool,
 }
 
 /// How large a disk is: records of one run are far less, and what is kept free a small part, but large enough for a ballast.
@@ -93,6 +95,7 @@ impl Shape {
                 retention: retain::Limits { retain, purge: millis(&mut dice, 1_000, 10_000), max_size: None },
             },
             max_record: if dice.one_in(8) { 40 } else { 4_096 },
+            crash_points: std::env::var_os("OKLOG_SIM_NO_POINTS").is_none(),
             loss_one_in: [u64::MAX, 200, 50, 15][dice.below(4) as usize],
         }
     }
