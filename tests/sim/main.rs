@@ -19,6 +19,7 @@ mod carrier;
 mod client;
 mod faults;
 mod ledger;
+mod lying;
 mod membership;
 mod network;
 mod node;

@@ -6,6 +6,7 @@ use crate::node::{Death, Place};
 use crate::run::{Event, Sim};
 use crate::world::{MS, Nanos, SECOND, Ticket};
 use oklog::ingest::log::Reason;
+use oklog::ingest::queue::Drained;
 use std::time::Duration;
 
 /// How far it has come, and until when it waits there.
@@ -48,8 +49,10 @@ impl Sim {
                 Some(Stopping::Draining(now + SECOND + self.dice.below(15 * SECOND)))
             }
             Some(Stopping::Draining(until)) => {
-                let drained = self.on_ingest_tier(place, |log| log.wait_until_drained(Duration::ZERO))?.unwrap_or(true);
-                (drained || now >= until).then(|| {
+                let drained =
+                    self.on_ingest_tier(place, |log| log.wait_until_drained(Duration::ZERO))?.unwrap_or(Drained::All);
+                (drained != Drained::Not || now >= until).then(|| {
+                    let drained = drained == Drained::All;
                     self.trace(|| format!("node {place} leaves, drained: {drained}"));
                     self.totals.stops[usize::from(drained)] += 1;
                     self.say_good_bye(ticket, drained);
