@@ -179,7 +179,7 @@ impl Sim {
         }
         let checked = match tier {
             Tier::Ingest => self.ledger.check_ingest(place, &found).map(drop),
-            Tier::Store => self.ledger.check_store(place, &found),
+            Tier::Store => self.ledger.check_store(self.nodes[place].disk_no, &found),
         };
         if let Err(mut violation) = checked {
             violation.detail = what(violation.detail);

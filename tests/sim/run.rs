@@ -96,6 +96,10 @@ pub struct Sim {
     pub unsettled: BTreeMap<ConnectionNo, Vec<RecordNo>>,
     /// What is known of how each node gives ids.
     pub id_clocks: BTreeMap<Place, Ids>,
+    /// How many disks there were so far.
+    pub disks: usize,
+    /// Those that are lost, a bit for each.
+    pub lost_disks: u64,
     /// What was counted.
     pub totals: Totals,
     /// Who scans: nobody but the one thread.
@@ -176,7 +180,7 @@ pub fn run(shape: Shape, wanted: Wanted) -> Outcome {
     });
     let (step, at) = (sim.time.steps, sim.time.now());
     let failure = result.err().map(|violation| Failure { violation, step, at });
-    sim.totals.operations = sim.nodes.iter().map(|node| node.disk.operations()).sum();
+    sim.totals.operations += sim.nodes.iter().map(|node| node.disk.operations()).sum::<u64>();
     sim.totals.events = step;
     sim.totals.network_faults = sim.network.faults;
     let faults = sim.nodes.iter().flat_map(|node| node.disk.tally().faults().collect::<Vec<_>>());
@@ -195,6 +199,8 @@ impl Sim {
             .collect();
         Sim {
             members: Membership::of(nodes.len()),
+            disks: nodes.len(),
+            lost_disks: 0,
             network: Network::losing(shape.loss_one_in),
             shape,
             time,
@@ -459,7 +465,7 @@ impl Sim {
             ids.highest = ids.highest.max(highest);
         }
         if let Some(found) = store {
-            self.ledger.check_store(place, &found)?;
+            self.ledger.check_store(self.nodes[place].disk_no, &found)?;
         }
         Ok(true)
     }
@@ -574,18 +580,14 @@ impl Sim {
 
     fn check_copies(&mut self) -> Checked {
         let mut contents = BTreeMap::new();
-        let mut lost = 0u64;
         for node in &self.nodes {
-            if node.lost {
-                lost |= 1 << node.place;
-            }
             let Some(Process { store: Some(tier), .. }) = &node.process else { continue };
             let Ok(found) = crate::points::read_store(&tier.log) else {
                 return broken(KEPT, format!("the store of node {} cannot be read", node.place));
             };
             contents.insert(node.place, records(&found).filter_map(|stored| stored.id()).collect::<BTreeSet<Id>>());
         }
-        match self.ledger.not_on(self.shape.replicas, lost, &contents).first() {
+        match self.ledger.not_on(self.shape.replicas, self.lost_disks, &contents).first() {
             Some(no) => broken(KEPT, format!("fewer than R stores have {}", self.ledger.describe(*no))),
             None => Ok(()),
         }
