@@ -358,7 +358,7 @@ fn a_batch_that_finds_no_room_leaves_nothing_behind_and_its_connection_waits_unt
         let refused = log.append(slot, text, &cut).expect_err("40 bytes are free");
         assert_eq!(refused.kind(), io::ErrorKind::StorageFull);
         log.note_refused_write(&refused);
-        let active = lock(&slot.writer).active.as_ref().map(|active| active.file.size().expect("in memory"));
+        let active = lock(&slot.writer).active.as_ref().map(|active| active.file.file().size().expect("in memory"));
         assert_eq!(active, Some(Bytes(31)), "cut back to the last whole record");
     }
     assert!(log.is_behind() && log.hindrance().is_some_and(|why| why.contains("full")));
