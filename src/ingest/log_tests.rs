@@ -215,7 +215,11 @@ fn a_segment_that_no_consumer_can_merge_is_queried_on_and_of_a_damaged_one_what_
     let next = log.next().expect("renamed").expect("what is whole of the damaged one");
     assert_eq!(next.digest().records, Some(2));
     assert!(log.next().expect("nothing to rename").is_none(), "the sound one is not handed out again");
-    assert!(!log.wait_until_drained(Duration::ZERO), "a node that has it does not say that it has nothing");
+    assert_eq!(log.wait_until_drained(Duration::ZERO), Drained::Not);
+    log.read(next.digest().first).expect("pending");
+    log.commit(next.digest().first, &[]);
+    // A node that has it does not say that it has nothing, nor does it wait for somebody who takes it.
+    assert_eq!(log.wait_until_drained(Duration::from_secs(3_600)), Drained::ButForAside(1));
     assert_eq!(log.set_aside(sound.digest().first), Verdict::Unknown);
 }
 
@@ -401,7 +405,7 @@ fn on_a_full_medium_segments_are_flushed_handed_out_and_removed_and_that_makes_r
         log.round(&mut rounds);
     }
     assert!(!log.is_behind(), "there is room again");
-    assert!(lock(&log.queue).is_drained());
+    assert_eq!(lock(&log.queue).drained(), Drained::All);
 }
 
 #[test]
@@ -437,4 +441,23 @@ fn a_directory_keeps_its_id_over_restarts_and_another_has_another() {
     assert!(dir.path().join(format!("{id}.ingest")).is_file());
     let other = tempfile::tempdir().expect("a directory");
     assert_ne!(open_at(other.path(), clock).id(), id);
+}
+
+#[test]
+fn what_comes_after_the_end_is_refused_so_that_what_was_drained_stays_so() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let log = open_at(dir.path(), Arc::new(VirtualClock::at(UnixNanos(1_000_000_000))));
+    append(&log, log.fast_slot(0), b"before\n");
+    log.end();
+    let (mut cutter, mut cut) = (LineCutter::new(1 << 20), crate::record::line::Cut::default());
+    cutter.cut(b"after\n", &mut cut);
+    assert!(log.append(log.fast_slot(0), b"after\n", &cut).is_err());
+    assert!(log.append(log.durable_slot(), b"after\n", &cut).is_err());
+    log.flush_closed();
+    let taken = log.next().expect("renamed").expect("a segment").digest().first;
+    log.read(taken).expect("pending");
+    log.commit(taken, &[]);
+    assert_eq!(log.wait_until_drained(Duration::ZERO), Drained::All);
+    assert_eq!(log.states().map(|(_, segments, _)| segments), [0; 3]);
+    assert!(texts(&log).is_empty());
 }
