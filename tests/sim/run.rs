@@ -562,7 +562,8 @@ impl Sim {
             Some(_) => format!("node {} runs", node.place),
             None => format!("node {} does not run", node.place),
         });
-        format!("after {} s there is still: {}", PATIENCE / SECOND, states.collect::<Vec<_>>().join("; "))
+        let states = states.collect::<Vec<_>>().join("; ");
+        format!("after {} s there is still: {states}; {}", PATIENCE / SECOND, self.who_is_missing())
     }
 
     fn check_copies(&mut self) -> Checked {
