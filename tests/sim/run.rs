@@ -573,9 +573,9 @@ impl Sim {
             Some(_) => format!("node {} runs", node.place),
             None => format!("node {} does not run", node.place),
         });
-        let (done, met) = (self.producers_are_done(), self.have_met());
+        let (done, missing) = (self.producers_are_done(), self.who_is_missing());
         let states = states.collect::<Vec<_>>().join("; ");
-        format!("after {} s: producers are done: {done}; all know each other: {met}; {states}", PATIENCE / SECOND)
+        format!("after {} s: producers are done: {done}; {states}; {missing}", PATIENCE / SECOND)
     }
 
     fn check_copies(&mut self) -> Checked {
