@@ -5,6 +5,8 @@
 //! - a *new* ingester that joined less than 1.6 s ago, or in another part of a partition, is unknown to the node that is
 //!   asked, which calls its answer complete all the same. So all nodes meet before the first line comes, on a network
 //!   without partitions, and wait until each has written down who the others are. They may restart at any time after that;
+//! - the same holds for an ingester that has left with nothing in hand, whom nobody misses, and is back: nobody connects to
+//!   it before all that run know that it is;
 //! - a table of members that is older than the last second: who joined within it is not in it after a crash. The same holds;
 //! - a store that an operator has forgotten is missed by nobody. Nobody forgets here; a store that is lost for good stays
 //!   silent to the end.
@@ -213,6 +215,20 @@ impl Sim {
         if seat.planned <= now || at < seat.planned {
             seat.planned = at;
             self.time.at(at, Event::Gossip(ticket));
+        }
+    }
+
+    /// Looks who of those that have left and are back is known to all.
+    pub fn who_is_back_is_known(&mut self) {
+        for place in 0..self.nodes.len() {
+            let node = &self.nodes[place];
+            let knows = |other: &Node| {
+                self.members.view(&self.nodes, other.place).members().any(|peer| peer.node == node.peer.node)
+            };
+            let others = self.nodes.iter().filter(|other| other.process.is_some());
+            if node.is_unmissed && node.process.is_some() && others.clone().all(knows) {
+                self.nodes[place].is_unmissed = false;
+            }
         }
     }
 

@@ -65,6 +65,8 @@ pub struct Node {
     pub lost: bool,
     /// It was told to end, and has come so far.
     pub stopping: Option<Stopping>,
+    /// It has left with nothing in hand, so nobody misses it, and not all know yet that it is back.
+    pub is_unmissed: bool,
     /// A sync may have failed in this life: what was written and not acknowledged is promised to nobody.
     pub is_suspect: bool,
     /// Its disk fails now and then.
@@ -167,6 +169,7 @@ impl Node {
             death: None,
             lost: false,
             stopping: None,
+            is_unmissed: false,
             is_suspect: false,
             is_misbehaving: false,
             told: (None, None),
