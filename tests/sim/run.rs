@@ -11,7 +11,7 @@ use crate::query::{Ending, Part, Query, QueryNo, everything};
 use crate::report::Totals;
 use crate::shape::Shape;
 use crate::world::{MS, Nanos, NodeClock, SECOND, Ticket, Timeline};
-use oklog::ops::metrics::Metrics;
+use oklog::ops::metrics::{self as m, Metrics};
 use oklog::query::pool::Pool;
 use oklog::record::id::Id;
 use oklog::record::stored::records;
@@ -183,6 +183,13 @@ pub fn run(shape: Shape, wanted: Wanted) -> Outcome {
     sim.totals.operations += sim.nodes.iter().map(|node| node.disk.operations()).sum::<u64>();
     sim.totals.events = step;
     sim.totals.network_faults = sim.network.faults;
+    let metrics = &sim.metrics;
+    let compactions = ["join", "overlap", "close"].map(|kind| {
+        let done = metrics.histogram(m::COMPACT_SECONDS, &[kind, "true", "ok"]);
+        done.count()
+    });
+    let trashed = metrics.counter(m::TRASHED, &["true"]).get();
+    sim.totals.moved = [metrics.counter(m::INGEST_COMMITTED, &[]).get(), compactions.iter().sum(), trashed];
     let faults = sim.nodes.iter().flat_map(|node| node.disk.tally().faults().collect::<Vec<_>>());
     sim.totals.disk_faults = faults.map(|(_, n)| n).sum();
     Outcome { totals: sim.totals, failure, hashes, trace: sim.tracing.map(|trace| trace.lines).unwrap_or_default() }
