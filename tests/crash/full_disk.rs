@@ -26,6 +26,8 @@ const QUICK: [&str; 3] =
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Format {
     Tmpfs,
+    /// Tmpfs with room for so many files.
+    Inodes(u32),
     /// In a file, over a loop device: with a journal, blocks that are chosen late, and some that are root's alone.
     Ext4,
 }
@@ -46,6 +48,7 @@ impl Medium {
         let (path, image) = (path.display().to_string(), image.display());
         let mount = match format {
             Format::Tmpfs => format!("mount -t tmpfs -o size={size} oklog {path}"),
+            Format::Inodes(most) => format!("mount -t tmpfs -o size={size},nr_inodes={most} oklog {path}"),
             Format::Ext4 => {
                 format!("truncate -s {size} {image} && mkfs.ext4 -q {image} && mount -o loop {image} {path}")
             }
@@ -403,6 +406,53 @@ fn what_the_fast_port_could_not_write_is_cut_off_and_written_whole_when_there_is
     let all = [sent, lines("second", MIB)].concat();
     assert_same_lines(&sorted(&node.get(&ever).lines()), &sorted(&all), "all that was sent, once");
     assert_eq!(said(&node, "ingest", "the disk is full"), 1, "{:?}", node.stderr());
+    medium.assert_nothing_corrupt(&["ingest"]);
+}
+
+#[test]
+fn a_disk_without_room_for_another_file_is_full_until_there_is_some() {
+    let Some(medium) = Medium::of(Format::Inodes(100), 64 * MIB) else { return };
+    let flags = ["-ingest.segment-flush-age=1h", "-ingest.drain-timeout=0s"];
+    let node = start(Role::Ingest, &medium, &["ingest"], &flags);
+    wait_until("room is kept back", || medium.names("ingest").contains(&"ballast".into()));
+    let others: Vec<PathBuf> = (0..100)
+        .map(|n| medium.path(&format!("foreign {n}")))
+        .take_while(|path| std::fs::File::create(path).is_ok())
+        .collect();
+    assert!(medium.free() > 32 * MIB && others.len() < 100, "blocks are free, inodes are not");
+    let sent = lines("sent", MIB);
+    let producer = Producer::start(node.connect(Port::Durable), sent.clone());
+    wait_until("it is not ready, and says why", || {
+        let ready = node.get("/ready");
+        ready.status == 503 && ready.text().contains("full")
+    });
+    // It is asked ten times a second whether there is room: that must not look like room.
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!((said(&node, "ingest", "the disk is full"), said(&node, "ingest", "there is room again")), (1, 0));
+    others.iter().for_each(|path| std::fs::remove_file(path).expect("there"));
+    producer.finish().expect("a clean close");
+    assert_same_lines(&node.get(&query_target_at("/ingest/_query", &[])).lines(), &sent, "all that was sent");
+    assert_eq!((said(&node, "ingest", "the disk is full"), said(&node, "ingest", "there is room again")), (1, 1));
+    wait_ready(&node);
+}
+
+#[test]
+fn a_node_that_is_told_to_stop_while_its_disk_is_full_ends_and_has_lost_nothing() {
+    let Some(medium) = Medium::of(Format::Tmpfs, 8 * MIB) else { return };
+    let flags = ["-ingest.segment-flush-age=100ms", "-ingest.drain-timeout=0s"];
+    let mut node = start(Role::Ingest, &medium, &["ingest"], &flags);
+    let safe = lines("safe", MIB / 2);
+    node.send(Port::Durable, &safe);
+    let held = lines("held", 12 * MIB);
+    let producer = Producer::start(node.connect(Port::Durable), held.clone());
+    producer.wait_held(&node);
+    node.stop();
+    assert!(producer.finish().is_err(), "it was reset: the sender knows");
+    node.launch_again();
+    node.wait_listening();
+    let found = node.get(&query_target_at("/ingest/_query", &[])).lines();
+    assert_same_lines(&found[..safe.len().min(found.len())], &safe, "what was acknowledged");
+    assert!(held.starts_with(&found[safe.len()..]), "and what else is found is what was sent, in order, once");
     medium.assert_nothing_corrupt(&["ingest"]);
 }
 

@@ -132,8 +132,9 @@ fn cut_naively(stream: &[u8], max_record: usize) -> Vec<Vec<u8>> {
 impl Sim {
     /// A producer connects to some ingester that runs.
     pub fn connect(&mut self) {
+        self.who_is_back_is_known();
         let open = self.nodes.iter().filter(|node| {
-            node.kind.ingests() && node.stopping.is_none() && self.members.has_open_doors(node, &self.nodes)
+            node.kind.ingests() && node.stopping.is_none() && !node.is_unmissed && self.members.has_open_doors(node)
         });
         let tickets: Vec<Ticket> = open.map(|node| node.ticket()).collect();
         let Some(ticket) = tickets.get(self.dice.below(tickets.len() as u64) as usize) else { return };

@@ -3,10 +3,10 @@
 //!
 //! What the design leaves open, and what is no fault here:
 //! - a *new* ingester that joined less than 1.6 s ago, or in another part of a partition, is unknown to the node that is
-//!   asked, which calls its answer complete all the same; and one that had handed over everything when it left, and comes
-//!   back, is believed to be empty. So all nodes meet before the first line comes, on a network without partitions, and wait
-//!   until each has written down who the others are; and producers come to an ingester that came back with nothing only when
-//!   all that run know of it. Nodes in which records wait may restart at any time;
+//!   asked, which calls its answer complete all the same. So all nodes meet before the first line comes, on a network
+//!   without partitions, and wait until each has written down who the others are. They may restart at any time after that;
+//! - the same holds for an ingester that has left with nothing in hand, whom nobody misses, and is back: nobody connects to
+//!   it before all that run know that it is;
 //! - a table of members that is older than the last second: who joined within it is not in it after a crash. The same holds;
 //! - a store that an operator has forgotten is missed by nobody. Nobody forgets here; a store that is lost for good stays
 //!   silent to the end.
@@ -22,7 +22,6 @@ use oklog::cluster::timing::Timing;
 use oklog::cluster::{DataId, Load, Peer, View};
 use oklog::world::clock::Clock;
 use oklog::world::entropy::Dice;
-use std::cell::Cell;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -51,10 +50,6 @@ struct Seat {
     life: u64,
     /// When its next tick is planned for.
     planned: Nanos,
-    /// Nothing waited in its ingest tier when it began.
-    is_new: bool,
-    /// All others have known it at some time.
-    is_known: Cell<bool>,
 }
 
 impl Membership {
@@ -86,16 +81,10 @@ impl Membership {
         self.seats[place].as_ref().is_some_and(|seat| seat.member.is_informed())
     }
 
-    /// Whether the process that runs at a place takes lines yet. Nobody misses one in which nothing waited when it began:
-    /// producers come to it only when all that run know of it, wherever they are.
-    pub fn has_open_doors(&self, node: &Node, nodes: &[Node]) -> bool {
-        let Some(seat) = self.seats[node.place].as_ref().filter(|seat| node.runs(seat.life)) else { return false };
-        let knows = |other: &Node| match self.seats[other.place].as_ref().filter(|seat| other.runs(seat.life)) {
-            Some(seat) => seat.member.view().members().any(|peer| peer.node == node.peer.node),
-            None => true,
-        };
-        let is_open = !matches!(seat.member.doors(node.clock.now()), Doors::ShutUntil(_));
-        is_open && (!seat.is_new || seat.is_known.get() || nodes.iter().all(knows) && !seat.is_known.replace(true))
+    /// Whether the process that runs at a place takes lines yet.
+    pub fn has_open_doors(&self, node: &Node) -> bool {
+        let seat = self.seats[node.place].as_ref().filter(|seat| node.runs(seat.life));
+        seat.is_some_and(|seat| !matches!(seat.member.doors(node.clock.now()), Doors::ShutUntil(_)))
     }
 
     fn seat(&mut self, node: &Node) -> Option<&mut Seat> {
@@ -140,14 +129,7 @@ impl Sim {
         self.nodes[place].peer = member.view().me.clone();
         let (start, silent) = (member.view().me.meta.start, member.view().silent.len());
         self.trace(|| format!("node {place} is a member by its start {start}, {silent} are silent"));
-        self.members.seats[place] = Some(Seat {
-            member,
-            keeper: Keeper::default(),
-            life,
-            planned: Nanos::MAX,
-            is_new,
-            is_known: Cell::new(false),
-        });
+        self.members.seats[place] = Some(Seat { member, keeper: Keeper::default(), life, planned: Nanos::MAX });
         // Before the first datagram the start number is on disk, or there will be later tries.
         self.save_members(ticket)?;
         let first = self.dice.below(KEEP_EVERY);
@@ -243,6 +225,20 @@ impl Sim {
         if seat.planned <= now || at < seat.planned {
             seat.planned = at;
             self.time.at(at, Event::Gossip(ticket));
+        }
+    }
+
+    /// Looks who of those that have left and are back is known to all.
+    pub fn who_is_back_is_known(&mut self) {
+        for place in 0..self.nodes.len() {
+            let node = &self.nodes[place];
+            let knows = |other: &Node| {
+                self.members.view(&self.nodes, other.place).members().any(|peer| peer.node == node.peer.node)
+            };
+            let others = self.nodes.iter().filter(|other| other.process.is_some());
+            if node.is_unmissed && node.process.is_some() && others.clone().all(knows) {
+                self.nodes[place].is_unmissed = false;
+            }
         }
     }
 
