@@ -58,7 +58,7 @@ pub struct Connection {
 impl Connection {
     fn new(ticket: Ticket, number: ConnectionNo, max_record: usize, dice: &mut Dice) -> Connection {
         let mut stream = Vec::new();
-        let most = if dice.one_in(4) { 60 } else { 12 };
+        let most = if dice.one_in(6) { 40 } else { 8 };
         let lines = 1 + dice.below(most);
         for line in 0..lines {
             if dice.one_in(25) {

@@ -215,6 +215,7 @@ impl Node {
         self.disk.crash_at(self.disk.operations());
         self.process = None;
         self.stopping = None;
+        self.busy_until = 0;
         if death == Death::PowerCut {
             self.disk.crash(dice);
         }

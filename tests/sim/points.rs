@@ -24,7 +24,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// Of so many operations images are taken before one.
-const WATCHED_ONE_IN: u64 = 3;
+const WATCHED_ONE_IN: u64 = 5;
 
 /// How many: first the harshest, in which only what is synced survives.
 const IMAGES: usize = 3;

@@ -268,7 +268,7 @@ impl Sim {
     /// Asks a node.
     pub fn begin_query(&mut self, place: Place, params: Params) -> Checked<Option<QueryNo>> {
         let node = &self.nodes[place];
-        if node.process.is_none() || !node.kind.stores() {
+        if node.process.is_none() || !node.kind.stores() || node.busy_until > self.time.now() {
             return Ok(None);
         }
         let (asker, no) = (node.ticket(), self.queries.len());
