@@ -126,6 +126,11 @@ impl FileSystem for Lying {
         self.disk.space(dir)
     }
 
+    fn reserve(&self, path: &Path, size: Bytes) -> io::Result<()> {
+        self.liar.begin();
+        self.disk.reserve(path, size)
+    }
+
     fn lock_dir(&self, dir: &Path) -> io::Result<Box<dyn Send + Sync>> {
         self.disk.lock_dir(dir)
     }
