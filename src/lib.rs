@@ -20,6 +20,8 @@ pub mod stream;
 
 pub mod forward;
 
+pub mod verify;
+
 pub mod cluster;
 pub mod http;
 pub mod ops;

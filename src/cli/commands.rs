@@ -3,8 +3,9 @@
 use super::client::Shape;
 use super::forget::{self, ForgetOptions};
 use super::query::{self, QueryOptions};
-use super::settings::{Buffer, ForgetFlags, ForwardFlags, Mode, QueryFlags, StreamFlags, TestsvcFlags};
+use super::settings::{Buffer, ForgetFlags, ForwardFlags, Mode, QueryFlags, StreamFlags, TestsvcFlags, VerifyFlags};
 use super::stream::{self, StreamOptions};
+use super::verify::{self, VerifyOptions};
 use super::{USAGE, address::Address};
 use crate::forward::{self, testsvc};
 use crate::http::{HttpServer, Limits};
@@ -13,10 +14,11 @@ use crate::ops::metrics::Metrics;
 use crate::world::clock::SystemClock;
 use crate::world::crew::{Crew, SMALL_STACK, Stop};
 use crate::world::entropy::{Dice, random_u64};
+use crate::world::fs::FileSystem;
 use crate::world::fs::real::RealFs;
 use crate::world::signal::EndSignals;
 use crate::world::socket;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 
 /// Output is gathered in pieces of this size, except where it must be seen at once.
@@ -58,6 +60,14 @@ pub(super) fn forget(flags: &ForgetFlags) -> u8 {
     let (store, key_file, name) = (flags.store.to_string(), flags.key_file.clone(), flags.name.clone());
     let options = ForgetOptions { store, key_file, name };
     forget::run(&options, &SystemClock::default(), &mut io::stdout(), &mut io::stderr())
+}
+
+pub(super) fn verify(flags: &VerifyFlags) -> u8 {
+    let options = VerifyOptions { dirs: flags.dirs.clone(), copies: flags.copies, notes: flags.notes };
+    let fs: Arc<dyn FileSystem> = Arc::new(RealFs);
+    let mut out = io::BufWriter::with_capacity(PIECE, io::stdout());
+    let is_terminal = io::stderr().is_terminal();
+    verify::run(&fs, &SystemClock::default(), &options, is_terminal, &mut out, &mut io::stderr())
 }
 
 pub(super) fn testsvc(flags: &TestsvcFlags) -> u8 {

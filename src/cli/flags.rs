@@ -183,6 +183,9 @@ flags! {
     LIMIT = ("n", Count(1, u64::MAX), "number", "print the newest so many records; all when unset");
     WINDOW = ("window", Kind::Duration(Duration::ZERO), "duration", "hold records back so long to put them in order").or("1s");
 
+    COPIES = ("copies", Count(1, 64), "number", "every record must be on so many of the stores given, unless an ingester has it");
+    NOTES = ("v", Switch, "", "print notes as well as problems");
+
     ID = ("id", Text, "text", "the name in every line").or("foo");
     SIZE = ("size", Size(1, 64 * MIB), "size", "length of a line, its LF included").or("512");
     RATE = ("rate", Count(1, 1_000_000), "number", "lines per second").or("5");
@@ -264,6 +267,13 @@ pub const COMMANDS: &[Command] = &[
         page: "oklog-forget.8",
         groups: &[&[STORE, KEY_FILE], COMMON],
         operands: Operands { name: "name", least: 1, most: 1 },
+    },
+    Command {
+        name: "verify",
+        summary: "Says whether data directories are sound",
+        page: "oklog-verify.1",
+        groups: &[&[COPIES, NOTES], COMMON],
+        operands: Operands { name: "directory", least: 1, most: usize::MAX },
     },
     Command {
         name: "testsvc",

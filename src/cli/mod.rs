@@ -13,6 +13,7 @@ pub mod query;
 pub mod serve;
 pub mod settings;
 pub mod stream;
+pub mod verify;
 
 use crate::ops::logfmt;
 use crate::world::clock::SystemClock;
@@ -48,6 +49,7 @@ fn run(request: Request) -> ExitCode {
         Request::Query(flags) => ExitCode::from(commands::query(&flags)),
         Request::Stream(flags) => ExitCode::from(commands::stream(&flags)),
         Request::Forget(flags) => ExitCode::from(commands::forget(&flags)),
+        Request::Verify(flags) => ExitCode::from(commands::verify(&flags)),
         Request::Testsvc(flags) => ExitCode::from(commands::testsvc(&flags)),
     };
     log::logger().flush();
@@ -66,6 +68,7 @@ fn start_log(request: &Request) {
         Request::Query(flags) => client(flags.debug),
         Request::Stream(flags) => client(flags.debug),
         Request::Forget(flags) => client(flags.debug),
+        Request::Verify(flags) => client(flags.debug),
         Request::Testsvc(flags) => client(flags.debug),
         Request::Help(_) | Request::Version => Ok(()),
     };

@@ -353,6 +353,31 @@ impl ForgetFlags {
     }
 }
 
+/// `oklog verify`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct VerifyFlags {
+    /// On so many stores every record must be.
+    pub copies: Option<u32>,
+    /// Print notes too.
+    pub notes: bool,
+    /// What is looked at.
+    pub dirs: Vec<PathBuf>,
+    /// Log step by step.
+    pub debug: bool,
+}
+
+impl VerifyFlags {
+    pub(super) fn read(given: &Given) -> Result<VerifyFlags, Refusal> {
+        Ok(VerifyFlags {
+            // The table bounds it to what fits.
+            copies: given.count(&flags::COPIES)?.map(|copies| u32::try_from(copies).unwrap_or(u32::MAX)),
+            notes: given.switch(&flags::NOTES)?,
+            dirs: given.operands()?.iter().map(PathBuf::from).collect(),
+            debug: given.switch(&flags::DEBUG)?,
+        })
+    }
+}
+
 /// `oklog testsvc`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TestsvcFlags {
@@ -391,6 +416,8 @@ pub enum Request {
     Stream(StreamFlags),
     /// Say that a node will not come back.
     Forget(ForgetFlags),
+    /// Say whether data directories are sound.
+    Verify(VerifyFlags),
     /// Print lines at a steady rate.
     Testsvc(TestsvcFlags),
     /// Print all commands, or one.
@@ -423,6 +450,7 @@ impl Request {
             "query" => QueryFlags::read(&given).map(Request::Query),
             "stream" => StreamFlags::read(&given).map(Request::Stream),
             "forget" => ForgetFlags::read(&given).map(Request::Forget),
+            "verify" => VerifyFlags::read(&given).map(Request::Verify),
             "testsvc" => TestsvcFlags::read(&given).map(Request::Testsvc),
             "version" => given.operands().map(|_| Request::Version),
             _ => match given.operands()?.first() {

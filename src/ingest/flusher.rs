@@ -22,7 +22,7 @@ const TICK: Duration = Duration::from_millis(100);
 const FAST_SYNC_EVERY: Duration = Duration::from_secs(1);
 
 /// The extension of the file whose name is the highest id that is known to be used up.
-pub(super) const MARK_EXTENSION: &str = "mark";
+pub const MARK_EXTENSION: &str = "mark";
 
 /// Works until `stop` is raised; then closes, syncs and offers all there is.
 pub fn run(log: &IngestLog, stop: &Stop) {
@@ -65,8 +65,8 @@ impl IngestLog {
         if now.since(rounds.slow) >= FAST_SYNC_EVERY {
             rounds.slow = now;
             self.expire_pending(now);
-            self.room.look(now);
         }
+        self.room.look(now);
     }
 
     fn close_old(&self, now: Monotonic) {

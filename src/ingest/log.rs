@@ -1,7 +1,7 @@
 //! The ingest tier's directory of segments: appending batches, closing segments, and what a query may read.
 
 use super::durable::Group;
-use super::queue::{Queue, Verdict};
+use super::queue::{Drained, Queue, Verdict};
 use super::witness::Witnesses;
 use super::written::Written;
 use crate::cluster::DataId;
@@ -80,6 +80,8 @@ pub struct IngestLog {
     pub(super) room: Room,
     /// Cleared after a failed sync or write: this node should not be given work.
     pub(super) healthy: AtomicBool,
+    /// Set when the process ends and connections were given their time: nothing is taken any more.
+    ended: AtomicBool,
     live: Arc<Registry>,
     _lock: Box<dyn Send + Sync>,
 }
@@ -209,6 +211,7 @@ impl IngestLog {
             marked: Mutex::new(marked),
             room,
             healthy: AtomicBool::new(true),
+            ended: AtomicBool::new(false),
             live,
             _lock: lock,
         }
@@ -251,6 +254,9 @@ impl IngestLog {
         let mut writer = lock(&slot.writer);
         if cut.records.is_empty() {
             return Ok(writer.appended);
+        }
+        if self.ended.load(Ordering::Relaxed) {
+            return Err(io::Error::other("the process ends"));
         }
         let count = cut.records.len() as u64;
         let reserved = self.ids.reserve(self.clock.unix(), count);
@@ -342,6 +348,13 @@ impl IngestLog {
         self.moved.notify_all();
     }
 
+    /// Takes nothing any more, whoever may still come, and closes all there is: what is drained from now on stays so.
+    pub fn end(&self) {
+        // Looked at under the slots' locks, which `close_all` takes after this.
+        self.ended.store(true, Ordering::Relaxed);
+        self.close_all(Reason::Stop);
+    }
+
     /// Closes the active segments of all slots.
     pub fn close_all(&self, reason: Reason) {
         for slot in &self.slots {
@@ -353,7 +366,9 @@ impl IngestLog {
     pub fn wait_for_disk(&self, stop: &Stop) -> bool {
         self.room.look_after_writing(|| self.clock.now());
         while self.is_behind() {
-            if stop.wait(Duration::from_millis(20)) {
+            // There may be thousands who wait, and room does not come back within milliseconds.
+            let glance = if self.room.is_full() { 100 } else { 20 };
+            if stop.wait(Duration::from_millis(glance)) {
                 return false;
             }
         }
@@ -502,18 +517,19 @@ impl IngestLog {
         Ok(Whole::Some(Arc::new(recovered)))
     }
 
-    /// Waits until every segment was taken over, at most for `span`. Gives whether it was so.
-    pub fn wait_until_drained(&self, span: Duration) -> bool {
+    /// Waits until every segment was taken over, or those that are left will not be, at most for `span`.
+    pub fn wait_until_drained(&self, span: Duration) -> Drained {
         let deadline = self.clock.now() + span;
         let mut queue = lock(&self.queue);
-        while !queue.is_drained() {
+        loop {
             let left = deadline.since(self.clock.now());
-            if left.is_zero() {
-                return false;
+            match queue.drained() {
+                Drained::Not if !left.is_zero() => {
+                    queue = wait_for(&self.moved, queue, left.min(Duration::from_millis(200)));
+                }
+                found => return found,
             }
-            queue = wait_for(&self.moved, queue, left.min(Duration::from_millis(200)));
         }
-        true
     }
 
     /// The live streams that get a copy of every batch.

@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The extension of the file whose name is the directory's id.
-const ID_EXTENSION: &str = ".ingest";
+pub const ID_EXTENSION: &str = ".ingest";
 
 /// What recovery hands to the log.
 pub(super) struct Recovered {

@@ -11,7 +11,7 @@ use crate::ops::metrics::{self, Counter, Histogram, Metrics};
 use crate::record::id::Id;
 use crate::segment::handle::{Graveyard, Known};
 use crate::segment::recover::{examine, sift};
-use crate::segment::room::{Room, Tier};
+use crate::segment::room::{Refusal, Room, Tier};
 use crate::segment::{Segment, State, identity};
 use crate::world::clock::Clock;
 use crate::world::entropy::Entropy;
@@ -20,6 +20,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Why a store did not open. Files are as far in order as recovery had come; opening again goes on from there.
 #[derive(Debug)]
@@ -64,6 +65,8 @@ pub struct StoreLog {
     pub(super) id: StoreId,
     pub(super) metrics: Arc<Metrics>,
     room: Room,
+    /// A write or sync has failed since a segment was taken last.
+    failing: AtomicBool,
     catalogue: Catalogue,
     graveyard: Graveyard,
     sync_seconds: Histogram,
@@ -99,6 +102,7 @@ impl StoreLog {
             catalogue: Catalogue::new(found.live, found.trash),
             graveyard: Graveyard::default(),
             room,
+            failing: AtomicBool::new(false),
             metrics: metrics.clone(),
             _lock: lock,
             corrupt,
@@ -144,7 +148,28 @@ impl StoreLog {
 
     /// Why this store should not be sent segments, if there is a reason.
     pub fn hindrance(&self) -> Option<&'static str> {
+        if self.failing.load(Ordering::Relaxed) {
+            return Some("the disk of the store has failed");
+        }
         self.room.is_full().then_some("the disk of the store is full")
+    }
+
+    /// Notes how taking a segment has ended, as far as the disk goes: what it refused, or nothing.
+    pub(super) fn note_disk(&self, refused: Option<&io::Error>) {
+        match refused.map(|e| (Refusal::of(e), e)) {
+            None => {
+                if self.failing.swap(false, Ordering::Relaxed) {
+                    log::info!("{} takes segments again", self.dir.display());
+                }
+            }
+            Some((Refusal::NoRoom, e)) => self.room.refused(e, self.clock.now()),
+            Some((Refusal::Broken, e)) => {
+                if !self.failing.swap(true, Ordering::Relaxed) {
+                    log::error!("writing to {}: {e}; not ready until a segment can be taken", self.dir.display());
+                }
+            }
+            Some((Refusal::TooLong | Refusal::Passing, _)) => {}
+        }
     }
 
     /// The file system the store lies in.

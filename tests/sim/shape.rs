@@ -44,8 +44,8 @@ pub struct Shape {
     pub loss_one_in: u64,
 }
 
-/// How large a disk is: records of one run are far less, and the flusher's reserve a small part.
-pub const DISK: Bytes = Bytes(1 << 20);
+/// How large a disk is: records of one run are far less, and what is kept free a small part, but large enough for a ballast.
+pub const DISK: Bytes = Bytes(2 << 20);
 
 impl Shape {
     /// What this seed stands for.

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 /// Runs seeds from `first` on, up to `end` or until the time is over. Gives what was counted and the reports of the first
 /// seeds that failed.
-pub fn run_seeds(first: u64, end: u64, time: Duration, verbose: bool) -> (Totals, Vec<String>) {
+pub fn run_seeds(first: u64, end: u64, time: Duration, verbose: bool, most_reports: usize) -> (Totals, Vec<String>) {
     let (next, failed) = (AtomicU64::new(first), AtomicBool::new(false));
     let (totals, reports) = (Mutex::new(Totals::default()), Mutex::new(Vec::new()));
     let begun = Instant::now();
@@ -29,7 +29,7 @@ pub fn run_seeds(first: u64, end: u64, time: Duration, verbose: bool) -> (Totals
                     totals.lock().unwrap().add(&outcome.totals);
                     if let Some(failure) = outcome.failure {
                         reports.lock().unwrap().push(Report::of(shape, failure).to_string());
-                        failed.store(reports.lock().unwrap().len() >= MOST_REPORTS, Ordering::Relaxed);
+                        failed.store(reports.lock().unwrap().len() >= most_reports, Ordering::Relaxed);
                     }
                 }
                 Err(_) => {
@@ -51,9 +51,6 @@ pub fn run_seeds(first: u64, end: u64, time: Duration, verbose: bool) -> (Totals
     (totals.into_inner().unwrap(), reports.into_inner().unwrap())
 }
 
-/// After so many failed seeds no more are run.
-const MOST_REPORTS: usize = 3;
-
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} must be a number, not {text}")))
 }
@@ -64,8 +61,9 @@ fn what_was_promised_holds_whatever_happens() {
     let time = number("OKLOG_SIM_SECONDS").map_or(Duration::MAX, Duration::from_secs);
     let end = if time < Duration::MAX { u64::MAX } else { end };
     let verbose = std::env::var_os("OKLOG_SIM_VERBOSE").is_some();
+    let most_reports = number("OKLOG_SIM_FAILURES").unwrap_or(3) as usize;
     let begun = Instant::now();
-    let (totals, reports) = run_seeds(first, end, time, verbose);
+    let (totals, reports) = run_seeds(first, end, time, verbose, most_reports);
     println!("{}", totals.table(begun.elapsed()));
     assert!(reports.is_empty(), "{}", reports.join("\n"));
 }

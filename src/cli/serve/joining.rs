@@ -150,6 +150,19 @@ impl Joined {
         !self.has_peers || self.node.is_joined()
     }
 
+    /// What keeps stores from taking segments, as a part of a sentence, if there are not as many as there are to be copies.
+    pub fn too_few_stores(&self) -> Option<String> {
+        let view = self.cluster.view();
+        let stores = view.members().filter(|peer| peer.meta.kind.stores()).count();
+        match (stores, view.replicas()) {
+            (0, _) => Some("no store is in the cluster".into()),
+            (n, replicas) if n < usize::from(replicas) => {
+                Some(format!("of {replicas} stores only {n} are in the cluster"))
+            }
+            _ => None,
+        }
+    }
+
     /// Says good-bye. `drained`: the ingest tier, if there is one, holds nothing that no store has. A store's records are
     /// missed from now on, however it leaves. The API still answers, and consumers are still at work.
     pub fn leave(&self, drained: bool) {

@@ -63,6 +63,12 @@ pub trait FileSystem: Send + Sync {
     /// Locks a directory for this process until the guard is dropped; [`io::ErrorKind::WouldBlock`] with the holder's own
     /// words in the message if another process has it.
     fn lock_dir(&self, dir: &Path) -> io::Result<Box<dyn Send + Sync>>;
+
+    /// Who holds the lock of a directory, in the holder's own words; `None` while it is free. Only looks: nothing is created,
+    /// written or locked. For those who read what belongs to a server.
+    fn lock_holder(&self, _dir: &Path) -> io::Result<Option<String>> {
+        Ok(None)
+    }
 }
 
 /// An open file. Methods take `&self`: several threads may read one file at once.

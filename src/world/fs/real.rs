@@ -113,7 +113,10 @@ impl FileSystem for RealFs {
         fallocate(&file, FallocateFlags::empty(), 0, size.0).map_err(|e| {
             // A part of it is nobody's: the caller hears of what was refused first.
             let _ = fs::remove_file(path);
-            e.into()
+            match e {
+                rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS => io::ErrorKind::Unsupported.into(),
+                e => e.into(),
+            }
         })
     }
 
@@ -124,11 +127,7 @@ impl FileSystem for RealFs {
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {
-                let mut holder = String::new();
-                // Who holds it is only for the message: unreadable words are no reason to fail differently.
-                let _ = file.read_to_string(&mut holder);
-                let holder = holder.lines().next().unwrap_or("another process").to_string();
-                return Err(io::Error::new(io::ErrorKind::WouldBlock, format!("in use by {holder}")));
+                return Err(io::Error::new(io::ErrorKind::WouldBlock, format!("in use by {}", words_in(file))));
             }
             Err(e) => return Err(e.into()),
         }
@@ -138,6 +137,27 @@ impl FileSystem for RealFs {
         let _ = writeln!(file, "process {}", std::process::id());
         Ok(Box::new(file))
     }
+
+    fn lock_holder(&self, dir: &Path) -> io::Result<Option<String>> {
+        let file = match fs::File::open(dir.join(LOCK_NAME)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other?,
+        };
+        // Shared, and let go at once: there is no call that only looks.
+        match flock(&file, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Ok(None),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(Some(words_in(file))),
+            Err(e) => Err(e.into()),
+        }
+    }
+}
+
+/// What the holder of a lock has written into its file.
+fn words_in(mut lock: fs::File) -> String {
+    let mut holder = String::new();
+    // Who holds it is only for the message: unreadable words are no reason to fail differently.
+    let _ = lock.read_to_string(&mut holder);
+    holder.lines().next().unwrap_or("another process").to_string()
 }
 
 /// The sync of a directory in which we need not have made anything. It may be none that can be read, or synced.
@@ -191,6 +211,25 @@ mod tests {
     }
 
     #[test]
+    fn what_is_reserved_takes_up_blocks_and_what_cannot_be_leaves_no_file() {
+        use std::os::unix::fs::MetadataExt;
+        let dir = tempfile::tempdir().expect("a directory");
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        match RealFs.reserve(&a, Bytes(1 << 20)) {
+            Err(e) if e.kind() == io::ErrorKind::Unsupported => {
+                eprintln!("SKIPPED: {} cannot promise blocks", dir.path().display());
+                return;
+            }
+            other => other.expect("room"),
+        }
+        let found = fs::metadata(&a).expect("there");
+        assert!(found.len() == 1 << 20 && found.blocks() * 512 >= 1 << 20, "{found:?}");
+        assert_eq!(RealFs.reserve(&a, Bytes(1)).expect_err("taken").kind(), io::ErrorKind::AlreadyExists);
+        RealFs.reserve(&b, Bytes(1 << 60)).expect_err("no disk is so large");
+        assert!(!b.exists());
+    }
+
+    #[test]
     fn a_locked_directory_says_who_holds_it() {
         let dir = tempfile::tempdir().expect("a directory");
         let held = RealFs.lock_dir(dir.path()).expect("free");
@@ -199,5 +238,18 @@ mod tests {
         assert!(refused.to_string().contains(&format!("process {}", std::process::id())), "{refused}");
         drop(held);
         RealFs.lock_dir(dir.path()).expect("free again");
+    }
+
+    #[test]
+    fn a_look_at_the_lock_names_the_holder_and_leaves_no_trace() {
+        let dir = tempfile::tempdir().expect("a directory");
+        assert_eq!(RealFs.lock_holder(dir.path()).expect("readable"), None);
+        assert_eq!(RealFs.list(dir.path()).expect("readable"), [], "no file was made");
+        let held = RealFs.lock_dir(dir.path()).expect("free");
+        let holder = RealFs.lock_holder(dir.path()).expect("readable");
+        assert_eq!(holder, Some(format!("process {}", std::process::id())));
+        drop(held);
+        assert_eq!(RealFs.lock_holder(dir.path()).expect("readable"), None);
+        RealFs.lock_dir(dir.path()).expect("the look holds nothing");
     }
 }

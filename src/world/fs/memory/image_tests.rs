@@ -276,7 +276,8 @@ fn given(fs: &MemoryFs) -> Vec<Fault> {
 
 #[test]
 fn a_write_that_fails_leaves_any_part_of_its_bytes() {
-    let ways: [(fn(&mut Misbehaviour), Fault, io::ErrorKind); 3] = [
+    type Way = (fn(&mut Misbehaviour), Fault, io::ErrorKind);
+    let ways: [Way; 3] = [
         (|how| how.write_error = 1, Fault::WriteError, io::Error::from(rustix::io::Errno::IO).kind()),
         (|how| how.write_full = 1, Fault::WriteFull, io::ErrorKind::StorageFull),
         (|how| how.write_short = 1, Fault::WriteShort, io::ErrorKind::WriteZero),

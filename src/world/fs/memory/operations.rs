@@ -223,6 +223,13 @@ impl FileSystem for MemoryFs {
         }
         Ok(Box::new(LockGuard { state: self.state.clone(), dir: index, life: state.life }))
     }
+
+    fn lock_holder(&self, dir: &Path) -> io::Result<Option<String>> {
+        let mut state = self.enter();
+        state.look(Op::Open)?;
+        let index = state.dir(dir)?;
+        Ok(state.locks.contains(&index).then(|| format!("process {}", std::process::id())))
+    }
 }
 
 struct LockGuard {
