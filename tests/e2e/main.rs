@@ -16,3 +16,4 @@ mod roles;
 mod serving;
 mod times;
 mod tools;
+mod verify;
