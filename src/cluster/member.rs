@@ -23,8 +23,8 @@ use std::time::Duration;
 pub const FIRST_WORD: Duration = Duration::from_secs(3);
 
 /// How long a new ingester is known to somebody before it takes lines: that it joined is known to all members by then
-/// (1.6 s at 5,000 nodes, simulated), so no query that calls itself complete leaves it out. One that was there before
-/// is missed while it is away, so it need not wait.
+/// (1.6 s at 5,000 nodes, simulated), so no query that calls itself complete leaves it out. One that took lines before
+/// has waited then, and is missed while it is away, so it need not wait again.
 pub const KNOWN_TO_ALL: Duration = Duration::from_millis(1600);
 
 /// What a member begins with.
@@ -39,6 +39,8 @@ pub struct Setup {
     pub keys: Keys,
     /// What chance rests on.
     pub dice: Dice,
+    /// Whether its ingest tier has never taken a line: nobody can miss what is not there, and nobody may know of it.
+    pub is_new: bool,
 }
 
 /// What is to be done after a call, in no order but that of the datagrams.
@@ -88,17 +90,13 @@ pub struct Member {
     replicas: Option<Vec<u8>>,
     refusals: Refusals,
     began: Monotonic,
-    /// Whether no process has served this directory before.
     is_new: bool,
 }
 
 impl Member {
-    /// A process that has just started. `remembered` is what a former one knew; `None` if that cannot be read. `unix_ms` is
-    /// the time of day.
-    pub fn begin(setup: Setup, remembered: Option<Remembered>, now: Monotonic, unix_ms: u64) -> Member {
-        let Setup { node, mut meta, timing, keys, dice } = setup;
-        let is_new = remembered.as_ref().is_some_and(|remembered| *remembered == Remembered::default());
-        let remembered = remembered.unwrap_or_default();
+    /// A process that has just started. `remembered` is what a former one knew. `unix_ms` is the time of day.
+    pub fn begin(setup: Setup, remembered: Remembered, now: Monotonic, unix_ms: u64) -> Member {
+        let Setup { node, mut meta, timing, keys, dice, is_new } = setup;
         meta.start = remembered.next_start(unix_ms);
         let me = Peer { node, meta: meta.clone(), state: State::Alive, load: None };
         let seal = Seal::new(keys, node, unix_ms);

@@ -77,6 +77,8 @@ pub struct Setup {
     pub dir: PathBuf,
     /// What chance rests on.
     pub dice: Dice,
+    /// Whether its ingest tier has never taken a line.
+    pub is_new: bool,
     /// Where files lie.
     pub fs: Arc<dyn FileSystem>,
     /// What time it is.
@@ -132,13 +134,14 @@ impl Cluster for Node {
 impl Node {
     /// Loads what is remembered and starts the threads. An error means that the system gave no thread.
     pub fn start(setup: Setup) -> io::Result<Arc<Node>> {
-        let Setup { socket, node, meta, timing, keys, dice, dir, fs, clock, metrics, crew, stop, .. } = setup;
-        let remembered = Remembered::load(&*fs, &dir).inspect_err(|error| {
+        let Setup { socket, node, meta, timing, keys, dice, is_new, dir, fs, clock, metrics, crew, stop, .. } = setup;
+        let remembered = Remembered::load(&*fs, &dir).unwrap_or_else(|error| {
             log::error!("reading who was known from {}: {error}: it is as if nobody was", dir.display());
+            Remembered::default()
         });
         let unix_ms = clock.unix_millis().0;
-        let setup_of_member = member::Setup { node, meta, timing, keys, dice };
-        let member = Member::begin(setup_of_member, remembered.ok(), clock.now(), unix_ms);
+        let setup_of_member = member::Setup { node, meta, timing, keys, dice, is_new };
+        let member = Member::begin(setup_of_member, remembered, clock.now(), unix_ms);
         let (view, refusals) = (member.view().clone(), member.refusals());
         for peer in &view.silent {
             log::warn!("{} was a member before, and is missed until it is heard or forgotten", forget::described(peer));

@@ -81,6 +81,7 @@ fn start(id: u128, store: u128, key: &str, peers: &[SocketAddr], fs: &Arc<Memory
         load: Box::new(move || Load { waiting: 0, stored: id as u64 }),
         dir: "/data".into(),
         dice: Dice::new(id as u64),
+        is_new: false,
         fs: fs.clone(),
         clock,
         metrics: metrics.clone(),

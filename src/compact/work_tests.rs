@@ -54,6 +54,36 @@ impl Bench {
     }
 }
 
+#[test]
+fn a_compaction_that_does_not_fit_waits_and_a_smaller_one_is_done_instead() {
+    let bench = Bench::new();
+    bench.fs.set_capacity(Bytes(4 << 20));
+    let store = bench.open();
+    for n in 0..8 {
+        let (mut body, text) = (Vec::new(), "x".repeat(500));
+        ids(n, n, 0..20).iter().for_each(|id| stored::write(&mut body, *id, text.as_bytes()));
+        store.replicate(&mut &body[..], &|| true).expect("room");
+    }
+    let one = store.catalogue().live()[0].digest().len.0;
+    let free = bench.fs.space(Path::new("store")).expect("in memory").available.0;
+    let reserve = (4 << 20) / 16;
+    let foreign = |name: &str| Path::new("store").join(format!("{name}.corrupt"));
+    // Room for one input, and later for four, and not for all eight, which the target size would take.
+    bench.fs.reserve(&foreign("a"), Bytes(free - reserve - 4 * one - 10)).expect("room");
+    bench.fs.reserve(&foreign("b"), Bytes(3 * one)).expect("room");
+    let mut keeper = keeper(&store, None);
+    keeper.tick(&Stop::default());
+    assert_eq!((store.catalogue().live().len(), bench.names(State::Flushed)), (8, 8), "nothing fits: all is as it was");
+    bench.fs.remove(&foreign("b")).expect("there");
+    bench.clock.advance(Duration::from_secs(1));
+    keeper.tick(&Stop::default());
+    let joined = store.catalogue().live();
+    assert!(joined.len() < 8, "what fits is joined");
+    assert!(joined.iter().all(|segment| segment.digest().len.0 <= 4 * one), "and no more than fits");
+    assert_eq!(joined.iter().filter_map(|segment| segment.digest().records).sum::<u64>(), 160);
+    assert_eq!(bench.names(State::Reading), 0);
+}
+
 fn keeper(store: &Arc<StoreLog>, max_size: Option<Bytes>) -> Housekeeper {
     let retention = retain::Limits { retain: 48 * HOUR, purge: HOUR, max_size };
     Housekeeper::new(store.clone(), Settings { target_size: Bytes(100_000), retention })

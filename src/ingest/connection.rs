@@ -139,8 +139,11 @@ impl Connection<'_> {
         self.stream.set_nonblocking(true)?;
         loop {
             let stopping = socket::wait_readable_or(&self.stream, self.bell)?;
+            // When the process ends, what has arrived by now is taken, and no more: some peers never pause. One byte is asked
+            // for beyond that, to see the peer's end behind it.
+            let most = if stopping { Some(socket::bytes_waiting(&self.stream)?.saturating_add(1)) } else { None };
             let mut buffer = self.shared.take_buffer();
-            let ended = self.take_available(progress, &mut buffer);
+            let ended = self.take_available(progress, &mut buffer, most);
             self.shared.give_back(buffer);
             let ended = ended?;
             if ended || stopping {
@@ -150,8 +153,14 @@ impl Connection<'_> {
         }
     }
 
-    /// Reads until nothing is there now. Gives whether the peer has ended.
-    fn take_available(&self, progress: &mut Progress, buffer: &mut Vec<u8>) -> io::Result<bool> {
+    /// Reads until nothing is there now, or `most` bytes were read; without a bound, until the bell is rung. Gives whether the
+    /// peer has ended.
+    fn take_available(
+        &self,
+        progress: &mut Progress,
+        buffer: &mut Vec<u8>,
+        mut most: Option<usize>,
+    ) -> io::Result<bool> {
         let mut held = progress.rest.len();
         if buffer.len() < held + READ / 2 {
             buffer.resize(held + READ, 0);
@@ -161,9 +170,18 @@ impl Connection<'_> {
             if !self.log.wait_for_disk(self.stop) {
                 break Err(io::Error::other("the disk is full and the process ends"));
             }
-            match (&self.stream).read(&mut buffer[held..]) {
+            let end = match most {
+                Some(0) => break Ok(false),
+                None if self.bell.is_rung() => break Ok(false),
+                Some(most) => buffer.len().min(held.saturating_add(most)),
+                None => buffer.len(),
+            };
+            match (&self.stream).read(&mut buffer[held..end]) {
                 Ok(0) => break Ok(true),
-                Ok(n) => held += n,
+                Ok(n) => {
+                    held += n;
+                    most = most.map(|most| most.saturating_sub(n));
+                }
                 Err(e) if e.kind() == ErrorKind::WouldBlock => break Ok(false),
                 Err(e) if e.kind() == ErrorKind::Interrupted => continue,
                 // A peer that resets has still sent what came before.
@@ -234,8 +252,8 @@ impl Connection<'_> {
                 Ok(mark) => break mark,
                 Err(e) => {
                     self.shared.write_errors.inc();
-                    log::error!("writing to {}: {e}; the connection is held", self.log.dir.display());
-                    if self.stop.wait(RETRY) {
+                    self.log.note_refused_write(&e);
+                    if self.stop.wait(RETRY) || !self.log.wait_for_disk(self.stop) {
                         return Err(e);
                     }
                 }

@@ -1,7 +1,7 @@
 //! The ingest tier's directory of segments: appending batches, closing segments, and what a query may read.
 
 use super::durable::Group;
-use super::queue::{Queue, Verdict};
+use super::queue::{Drained, Queue, Verdict};
 use super::witness::Witnesses;
 use super::written::Written;
 use crate::cluster::DataId;
@@ -12,6 +12,7 @@ use crate::record::stored::Checker;
 use crate::segment::handle::{Graveyard, Known};
 use crate::segment::readable::{Readable, Source};
 use crate::segment::recover::salvage;
+use crate::segment::room::{Refusal, Room};
 use crate::segment::{Bounds, Segment, State};
 use crate::stream::registry::Registry;
 use crate::unit::{Bytes, Monotonic, UnixNanos};
@@ -63,6 +64,7 @@ pub struct IngestLog {
     pub(super) gauges: Gauges,
     pub(super) limits: Limits,
     id: DataId,
+    is_new: bool,
     pub(super) ids: IdClock,
     pub(super) slots: Vec<Slot>,
     pub(super) queue: Mutex<Queue>,
@@ -74,10 +76,12 @@ pub struct IngestLog {
     pub(super) marked: Mutex<Option<(UnixNanos, PathBuf)>>,
     /// Stores that have segments of this log. Taken under the lock of `queue`, never the other way round.
     witnesses: Mutex<Witnesses>,
-    /// Set when the medium is nearly full: writers wait before they make it worse.
-    pub(super) nearly_full: AtomicBool,
-    /// Cleared after a failed sync: this node should not be given work.
+    /// What is left on the medium: without it writers wait before they make it worse.
+    pub(super) room: Room,
+    /// Cleared after a failed sync or write: this node should not be given work.
     pub(super) healthy: AtomicBool,
+    /// Set when the process ends and connections were given their time: nothing is taken any more.
+    ended: AtomicBool,
     live: Arc<Registry>,
     _lock: Box<dyn Send + Sync>,
 }
@@ -172,6 +176,7 @@ impl IngestLog {
             marked,
             lock,
             live,
+            room,
         } = parts;
         let gauges = Gauges {
             bytes: metrics.counter(m::WRITER_BYTES, &[]),
@@ -195,6 +200,7 @@ impl IngestLog {
             gauges,
             limits,
             id,
+            is_new: mark == UnixNanos(0),
             ids: IdClock::resume(mark),
             slots: (0..=slots.max(1)).map(|_| slot()).collect(),
             queue: Mutex::new(Queue::of(flushed)),
@@ -203,8 +209,9 @@ impl IngestLog {
             witnesses: Mutex::default(),
             committed_to: AtomicU64::new(0),
             marked: Mutex::new(marked),
-            nearly_full: AtomicBool::new(false),
+            room,
             healthy: AtomicBool::new(true),
+            ended: AtomicBool::new(false),
             live,
             _lock: lock,
         }
@@ -213,6 +220,11 @@ impl IngestLog {
     /// The id that this directory has for life. Where nothing is kept it is another one at each start.
     pub fn id(&self) -> DataId {
         self.id
+    }
+
+    /// Whether no line was ever taken into this directory before it was opened.
+    pub fn is_new(&self) -> bool {
+        self.is_new
     }
 
     /// The slot a connection of the fast port writes to, by the connection's number.
@@ -226,9 +238,12 @@ impl IngestLog {
         &self.slots[self.slots.len() - 1]
     }
 
-    /// Whether syncs work and there is room: a node that is not should not be given work.
-    pub fn is_healthy(&self) -> bool {
-        self.healthy.load(Ordering::Relaxed) && !self.nearly_full.load(Ordering::Relaxed)
+    /// Why this node should not be given work, if there is a reason: there is no room, or a write or sync has failed.
+    pub fn hindrance(&self) -> Option<&'static str> {
+        if !self.healthy.load(Ordering::Relaxed) {
+            return Some("the disk of the ingest tier has failed");
+        }
+        self.room.is_full().then_some("the disk of the ingest tier is full")
     }
 
     /// Gives each record of a batch its id and hands the batch to the operating system. Gives how many bytes the slot has
@@ -239,6 +254,9 @@ impl IngestLog {
         let mut writer = lock(&slot.writer);
         if cut.records.is_empty() {
             return Ok(writer.appended);
+        }
+        if self.ended.load(Ordering::Relaxed) {
+            return Err(io::Error::other("the process ends"));
         }
         let count = cut.records.len() as u64;
         let reserved = self.ids.reserve(self.clock.unix(), count);
@@ -258,6 +276,8 @@ impl IngestLog {
             if torn {
                 active.file.condemn();
                 self.close(&mut writer, Reason::Error);
+            } else if Refusal::of(&e) == Refusal::TooLong {
+                self.close(&mut writer, Reason::Size);
             }
             return Err(e);
         }
@@ -270,6 +290,7 @@ impl IngestLog {
         let full = active.checker.len() >= self.limits.flush_size;
         writer.appended += writer.scratch.len() as u64;
         let appended = writer.appended;
+        self.room.wrote(writer.scratch.len() as u64);
         if full {
             self.close(&mut writer, Reason::Size);
         }
@@ -327,6 +348,13 @@ impl IngestLog {
         self.moved.notify_all();
     }
 
+    /// Takes nothing any more, whoever may still come, and closes all there is: what is drained from now on stays so.
+    pub fn end(&self) {
+        // Looked at under the slots' locks, which `close_all` takes after this.
+        self.ended.store(true, Ordering::Relaxed);
+        self.close_all(Reason::Stop);
+    }
+
     /// Closes the active segments of all slots.
     pub fn close_all(&self, reason: Reason) {
         for slot in &self.slots {
@@ -336,8 +364,11 @@ impl IngestLog {
 
     /// Waits while the disk does not keep up with closed segments, or is nearly full. `false` when `stop` was raised.
     pub fn wait_for_disk(&self, stop: &Stop) -> bool {
+        self.room.look_after_writing(|| self.clock.now());
         while self.is_behind() {
-            if stop.wait(Duration::from_millis(20)) {
+            // There may be thousands who wait, and room does not come back within milliseconds.
+            let glance = if self.room.is_full() { 100 } else { 20 };
+            if stop.wait(Duration::from_millis(glance)) {
                 return false;
             }
         }
@@ -346,7 +377,7 @@ impl IngestLog {
 
     /// Whether writers must wait: the disk does not keep up with closed segments, or is nearly full.
     pub fn is_behind(&self) -> bool {
-        self.nearly_full.load(Ordering::Relaxed) || lock(&self.queue).closing.len() >= MOST_CLOSING
+        self.room.is_full() || lock(&self.queue).closing.len() >= MOST_CLOSING
     }
 
     /// What a query may read of this tier, as of now. Take it before the stores' own snapshot.
@@ -374,6 +405,7 @@ impl IngestLog {
         let taken = lock(&self.queue).take_next(self.clock.now(), self.limits.pending_timeout);
         let Some((id, segment)) = taken else { return Ok(None) };
         if let Err(e) = segment.rename(&Bounds::From(id).file_name(State::Pending)) {
+            self.room.give_way(&e, self.clock.now());
             let mut queue = lock(&self.queue);
             if let Some(segment) = queue.fail(id) {
                 queue.flushed.insert(id, segment);
@@ -485,18 +517,19 @@ impl IngestLog {
         Ok(Whole::Some(Arc::new(recovered)))
     }
 
-    /// Waits until every segment was taken over, at most for `span`. Gives whether it was so.
-    pub fn wait_until_drained(&self, span: Duration) -> bool {
+    /// Waits until every segment was taken over, or those that are left will not be, at most for `span`.
+    pub fn wait_until_drained(&self, span: Duration) -> Drained {
         let deadline = self.clock.now() + span;
         let mut queue = lock(&self.queue);
-        while !queue.is_drained() {
+        loop {
             let left = deadline.since(self.clock.now());
-            if left.is_zero() {
-                return false;
+            match queue.drained() {
+                Drained::Not if !left.is_zero() => {
+                    queue = wait_for(&self.moved, queue, left.min(Duration::from_millis(200)));
+                }
+                found => return found,
             }
-            queue = wait_for(&self.moved, queue, left.min(Duration::from_millis(200)));
         }
-        true
     }
 
     /// The live streams that get a copy of every batch.

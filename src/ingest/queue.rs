@@ -53,6 +53,17 @@ pub enum Verdict {
     NeverRead,
 }
 
+/// How far handing over is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Drained {
+    /// Segments wait for consumers, or are with them.
+    Not,
+    /// Only so many are left that no consumer can merge: waiting changes nothing.
+    ButForAside(usize),
+    /// Every segment was taken over.
+    All,
+}
+
 impl Queue {
     /// The queue a process begins with: what recovery has found.
     pub fn of(flushed: BTreeMap<Id, Arc<Segment>>) -> Queue {
@@ -125,9 +136,13 @@ impl Queue {
         }
     }
 
-    /// Whether every segment was taken over.
-    pub fn is_drained(&self) -> bool {
-        self.closing.is_empty() && self.flushed.is_empty() && self.pending.is_empty() && self.aside.is_empty()
+    /// How far handing over is.
+    pub fn drained(&self) -> Drained {
+        match self.closing.is_empty() && self.flushed.is_empty() && self.pending.is_empty() {
+            false => Drained::Not,
+            true if !self.aside.is_empty() => Drained::ButForAside(self.aside.len()),
+            true => Drained::All,
+        }
     }
 }
 
@@ -167,7 +182,7 @@ mod tests {
         assert!(queue.read(Id(3), NOW, MINUTE).is_some());
         assert!(matches!(queue.commit(Id(3), NOW), (Verdict::Done, Some(_))));
         assert!(matches!(queue.commit(Id(3), NOW), (Verdict::Done, None)));
-        assert!(queue.is_drained());
+        assert_eq!(queue.drained(), Drained::All);
         queue.forget_old_commits(NOW + REMEMBER);
         assert_eq!(queue.commit(Id(3), NOW).0, Verdict::Unknown);
     }

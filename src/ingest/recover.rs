@@ -12,6 +12,7 @@ use crate::record::id::Id;
 use crate::record::stored::Digest;
 use crate::segment::handle::set_aside;
 use crate::segment::recover::{examine, salvage};
+use crate::segment::room::{self, Room, Tier};
 use crate::segment::{Bounds, Segment, State, identity, name};
 use crate::stream::registry::Registry;
 use crate::unit::UnixNanos;
@@ -38,6 +39,7 @@ pub(super) struct Recovered {
     pub live: Arc<Registry>,
     pub id: DataId,
     pub flushed: BTreeMap<Id, Arc<Segment>>,
+    pub room: Room,
     pub mark: UnixNanos,
     pub marked: Option<(UnixNanos, PathBuf)>,
     pub lock: Box<dyn Send + Sync>,
@@ -90,6 +92,10 @@ impl IngestLog {
         let Ground { fs, clock, entropy, metrics, live } = ground;
         fs.create_dir_all(dir).map_err(doing("making the directory", dir))?;
         let lock = fs.lock_dir(dir).map_err(doing("locking the directory", dir))?;
+        let total = fs.space(dir).map_err(doing("asking for the room of", dir))?.total;
+        let limits = Limits { flush_size: Tier::largest_segment(limits.flush_size, total), ..limits };
+        let room = Room::open(&fs, dir, Tier::Ingest(limits.flush_size), &metrics);
+        let room = room.map_err(doing("looking after the ballast in", dir))?;
         let mut entries = fs.list(dir).map_err(doing("reading the directory", dir))?;
         entries.sort();
         let mut flushed = BTreeMap::new();
@@ -132,7 +138,7 @@ impl IngestLog {
             None => DataId(identity::draw(&*fs, dir, ID_EXTENSION, &*entropy).map_err(doing("giving an id to", dir))?),
         };
         let dir = dir.to_path_buf();
-        let parts = Recovered { fs, dir, clock, entropy, metrics, limits, live, id, flushed, mark, marked, lock };
+        let parts = Recovered { fs, dir, clock, entropy, metrics, limits, live, id, flushed, room, mark, marked, lock };
         Ok(IngestLog::assemble(parts, slots))
     }
 }
@@ -147,7 +153,9 @@ enum Kind {
 }
 
 fn kind_of(entry: &Entry) -> Kind {
-    let ours = entry.name == crate::world::fs::real::LOCK_NAME || remembered::is_ours(&entry.name);
+    let ours = entry.name == crate::world::fs::real::LOCK_NAME
+        || remembered::is_ours(&entry.name)
+        || room::is_ours(&entry.name);
     if ours || entry.name.ends_with(".corrupt") {
         return Kind::Ours;
     }

@@ -17,6 +17,8 @@ pub enum Phase {
     Serving,
     /// It is on its way out.
     Stopping,
+    /// It is on its way out, and stores are to take what it has.
+    Draining,
 }
 
 /// What keeps a node that serves from taking work at this moment, in a few words; `None`: nothing. Cheap.
@@ -41,6 +43,7 @@ impl Health {
             Phase::Starting => 0,
             Phase::Serving => 1,
             Phase::Stopping => 2,
+            Phase::Draining => 3,
         };
         self.phase.store(number, Ordering::Relaxed);
     }
@@ -50,7 +53,8 @@ impl Health {
         match self.phase.load(Ordering::Relaxed) {
             0 => Some("starting"),
             1 => (self.hindered)(),
-            _ => Some("stopping"),
+            2 => Some("stopping"),
+            _ => Some("stopping: stores are to take what is left"),
         }
     }
 }
@@ -117,5 +121,7 @@ mod tests {
         assert_eq!(health.why_not_ready(), Some("the disk is full"));
         health.enter(Phase::Stopping);
         assert_eq!(health.why_not_ready(), Some("stopping"));
+        health.enter(Phase::Draining);
+        assert!(health.why_not_ready().is_some_and(|why| why.starts_with("stopping: ")));
     }
 }

@@ -96,6 +96,7 @@ table! {
     FORWARD_RECORDS = C, "oklog_forward_records_total" [] "Records a forwarder has sent.";
     FORWARD_DROPPED = C, "oklog_forward_dropped_records_total" [] "Records a forwarder has dropped because its buffer was full.";
     DISK_FREE = G, "oklog_disk_free_bytes" ["tier"] "Room left where the tier keeps its files.";
+    DISK_FULL = G, "oklog_disk_full" ["tier"] "1 while the tier takes no more for want of room, else 0.";
     THREAD_PANICS = G, "oklog_thread_panics" [] "Threads of this process that ended by a panic.";
     PROCESS_CPU = C, "process_cpu_seconds_total" [] "User and system CPU time of this process.";
     PROCESS_RSS = G, "process_resident_memory_bytes" [] "Resident memory of this process.";

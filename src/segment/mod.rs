@@ -9,6 +9,7 @@ pub mod name;
 pub mod readable;
 pub mod reader;
 pub mod recover;
+pub mod room;
 pub mod wire;
 
 pub use handle::Segment;

@@ -11,6 +11,7 @@ use crate::ops::metrics::{self, Counter, Histogram, Metrics};
 use crate::record::id::Id;
 use crate::segment::handle::{Graveyard, Known};
 use crate::segment::recover::{examine, sift};
+use crate::segment::room::{Refusal, Room, Tier};
 use crate::segment::{Segment, State, identity};
 use crate::world::clock::Clock;
 use crate::world::entropy::Entropy;
@@ -19,6 +20,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Why a store did not open. Files are as far in order as recovery had come; opening again goes on from there.
 #[derive(Debug)]
@@ -62,6 +64,9 @@ pub struct StoreLog {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) id: StoreId,
     pub(super) metrics: Arc<Metrics>,
+    room: Room,
+    /// A write or sync has failed since a segment was taken last.
+    failing: AtomicBool,
     catalogue: Catalogue,
     graveyard: Graveyard,
     sync_seconds: Histogram,
@@ -82,6 +87,8 @@ impl StoreLog {
         fs.create_dir_all(&dir).map_err(StoreError::io("making", &dir))?;
         let lock = fs.lock_dir(&dir).map_err(StoreError::io("locking", &dir))?;
         let corrupt = metrics.counter(metrics::CORRUPT, &["store"]);
+        let room = Room::open(&fs, &dir, Tier::Store, &metrics)
+            .map_err(StoreError::io("looking after the ballast in", &dir))?;
         let found = recover(&fs, &dir, &corrupt)?;
         let id = match found.id {
             Some(id) => id,
@@ -94,6 +101,8 @@ impl StoreLog {
             sync_seconds: metrics.histogram(metrics::SYNC_SECONDS, &["store"]),
             catalogue: Catalogue::new(found.live, found.trash),
             graveyard: Graveyard::default(),
+            room,
+            failing: AtomicBool::new(false),
             metrics: metrics.clone(),
             _lock: lock,
             corrupt,
@@ -130,6 +139,37 @@ impl StoreLog {
     /// What was given up and is still being read.
     pub fn graveyard(&self) -> &Graveyard {
         &self.graveyard
+    }
+
+    /// What is left on the medium.
+    pub fn room(&self) -> &Room {
+        &self.room
+    }
+
+    /// Why this store should not be sent segments, if there is a reason.
+    pub fn hindrance(&self) -> Option<&'static str> {
+        if self.failing.load(Ordering::Relaxed) {
+            return Some("the disk of the store has failed");
+        }
+        self.room.is_full().then_some("the disk of the store is full")
+    }
+
+    /// Notes how taking a segment has ended, as far as the disk goes: what it refused, or nothing.
+    pub(super) fn note_disk(&self, refused: Option<&io::Error>) {
+        match refused.map(|e| (Refusal::of(e), e)) {
+            None => {
+                if self.failing.swap(false, Ordering::Relaxed) {
+                    log::info!("{} takes segments again", self.dir.display());
+                }
+            }
+            Some((Refusal::NoRoom, e)) => self.room.refused(e, self.clock.now()),
+            Some((Refusal::Broken, e)) => {
+                if !self.failing.swap(true, Ordering::Relaxed) {
+                    log::error!("writing to {}: {e}; not ready until a segment can be taken", self.dir.display());
+                }
+            }
+            Some((Refusal::TooLong | Refusal::Passing, _)) => {}
+        }
     }
 
     /// The file system the store lies in.
@@ -230,10 +270,6 @@ impl StoreLog {
         for (state, count, bytes) in sums {
             metrics.gauge(metrics::STORE_SEGMENTS, &[state.extension()]).set(count as f64);
             metrics.gauge(metrics::STORE_SEGMENT_BYTES, &[state.extension()]).set(bytes as f64);
-        }
-        match self.fs.space(&self.dir) {
-            Ok(space) => metrics.gauge(metrics::DISK_FREE, &["store"]).set(space.available.0 as f64),
-            Err(e) => log::warn!("asking how much room {} has: {e}", self.dir.display()),
         }
     }
 }

@@ -6,7 +6,7 @@
 //! | `.reading` | a compaction was interrupted: as above, and `.flushed` again |
 //! | `.active` | never acknowledged, its inputs never given up: removed |
 //! | `.trashed` | stays in the trash, since its modification time |
-//! | `LOCK`, `members`, `*.store`, `*.corrupt`, directories | left alone |
+//! | `LOCK`, `members`, `ballast`, `*.store`, `*.corrupt`, directories | left alone |
 //! | anything else | set aside as `.corrupt`, never deleted |
 //!
 //! Every step leaves a directory from which the same recovery comes to the same end: a copy has its final name before
@@ -23,7 +23,7 @@ use crate::record::stored::{self, Digest};
 use crate::segment::handle::{Known, set_aside};
 use crate::segment::reader::LONGEST_RECORD;
 use crate::segment::recover::{examine, sift};
-use crate::segment::{Bounds, Segment, State, name};
+use crate::segment::{Bounds, Segment, State, name, room};
 use crate::unit::Bytes;
 use crate::world::fs::real::LOCK_NAME;
 use crate::world::fs::{Entry, File, FileSystem, read_full_at};
@@ -77,7 +77,11 @@ impl Recovery<'_> {
             self.take_store_id(stem, &path);
             return Ok(());
         }
-        if entry.name == LOCK_NAME || remembered::is_ours(&entry.name) || entry.name.ends_with(".corrupt") {
+        if entry.name == LOCK_NAME
+            || remembered::is_ours(&entry.name)
+            || room::is_ours(&entry.name)
+            || entry.name.ends_with(".corrupt")
+        {
             return Ok(());
         }
         match name::parse(&entry.name) {

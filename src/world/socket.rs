@@ -6,6 +6,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Connections that wait to be accepted. The kernel caps it at `net.core.somaxconn` (4096 since Linux 5.4).
@@ -192,18 +193,25 @@ pub fn raise_file_limit() -> u64 {
 pub struct Bell {
     rope: std::sync::Mutex<Option<UnixStream>>,
     clapper: UnixStream,
+    rung: AtomicBool,
 }
 
 impl Bell {
     /// A bell that was not rung yet.
     pub fn new() -> io::Result<Bell> {
         let (rope, clapper) = UnixStream::pair()?;
-        Ok(Bell { rope: std::sync::Mutex::new(Some(rope)), clapper })
+        Ok(Bell { rope: std::sync::Mutex::new(Some(rope)), clapper, rung: AtomicBool::new(false) })
     }
 
     /// Rings it. Whoever waits with it wakes now, and at once from now on.
     pub fn ring(&self) {
+        self.rung.store(true, Ordering::Relaxed);
         super::crew::lock(&self.rope).take();
+    }
+
+    /// Whether it was rung, for those who are too busy to wait.
+    pub fn is_rung(&self) -> bool {
+        self.rung.load(Ordering::Relaxed)
     }
 }
 
@@ -215,6 +223,12 @@ pub fn wait_readable_or(stream: &TcpStream, bell: &Bell) -> io::Result<bool> {
         Err(e) => Err(e.into()),
         Ok(_) => Ok(!fds[1].revents().is_empty()),
     }
+}
+
+/// How many bytes a socket has received that were not read yet.
+pub fn bytes_waiting(stream: &TcpStream) -> io::Result<usize> {
+    let waiting = rustix::io::ioctl_fionread(stream)?;
+    Ok(usize::try_from(waiting).unwrap_or(usize::MAX))
 }
 
 /// Waits until a listener has a connection to accept, or the bell is rung. Gives whether it was.

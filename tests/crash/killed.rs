@@ -2,6 +2,7 @@
 
 use crate::harness::node::{Role, query_target};
 use crate::harness::{Node, Port, wait_until};
+use crate::ledger::Ledger;
 use crate::load::{Load, Target, prefix};
 use crate::places::{address, assert_sound, flags_at, seed, short_or_long};
 use oklog::world::entropy::Dice;
@@ -47,7 +48,7 @@ impl Scene {
             fast: node.address(Port::Fast).to_string(),
         };
         let targets: Vec<Target> = ingesters.map(|(node, _)| target(node)).collect();
-        let load = Load::start(seed, &targets);
+        let load = Load::start(Ledger::default(), seed, &targets);
         let (roles, dice, counts) = (roles.to_vec(), Dice::new(seed), Counts::default());
         Scene { name, seed, dice, nodes, roles, load, counts }
     }

@@ -38,8 +38,8 @@ pub fn prefix(epoch: usize) -> String {
 }
 
 impl Load {
-    pub fn start(seed: u64, targets: &[Target]) -> Load {
-        let (ledger, shared) = (Arc::<Ledger>::default(), Arc::<Shared>::default());
+    pub fn start(ledger: Ledger, seed: u64, targets: &[Target]) -> Load {
+        let (ledger, shared) = (Arc::new(ledger), Arc::<Shared>::default());
         let mut dice = Dice::new(seed);
         let mut senders = Vec::new();
         for (n, target) in targets.iter().enumerate() {

@@ -52,7 +52,7 @@ pub fn files(dir: &Path, tier: &str, ending: &str) -> Vec<String> {
 
 /// Nodes that were stopped in order, with nothing left to consume: their ingest directories hold no segment, no file was
 /// ever set aside, and no process has complained of a panic.
-pub fn assert_sound(nodes: &[Node], what: &str) {
+pub fn assert_sound<'a>(nodes: impl IntoIterator<Item = &'a Node>, what: &str) {
     for node in nodes {
         for state in [".active", ".flushed", ".pending"] {
             assert_eq!(files(node.dir(), "ingest", state), [""; 0], "{what}: left in the ingest tier");

@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test may panic, its helpers too
 
+#[allow(dead_code)] // the tests of crashes stand on it too
 mod harness;
 
 mod answers;

@@ -2,6 +2,7 @@
 
 use crate::carrier::Carrier;
 use crate::shape::{DISK, Shape};
+use crate::stop::Stopping;
 use crate::world::{Nanos, NodeClock, Ticket};
 use oklog::cluster::{DataId, Meta, NodeId, Peer, PeerKind, State};
 use oklog::compact::retain::TrustedNow;
@@ -13,7 +14,7 @@ use oklog::ops::metrics::Metrics;
 use oklog::store::log::StoreLog;
 use oklog::stream::inbox::Inbox;
 use oklog::stream::registry::Registry;
-use oklog::unit::UnixMillis;
+use oklog::unit::{Monotonic, UnixMillis};
 use oklog::world::clock::Clock;
 use oklog::world::entropy::{Dice, Entropy, SeededEntropy};
 use oklog::world::fs::FileSystem;
@@ -60,11 +61,15 @@ pub struct Node {
     pub death: Option<(u64, Death)>,
     /// It is gone, and its disk with it.
     pub lost: bool,
+    /// It was told to end, and has come so far.
+    pub stopping: Option<Stopping>,
     /// A sync may have failed in this life: what was written and not acknowledged is promised to nobody.
     pub is_suspect: bool,
     /// Its disk fails now and then.
     pub is_misbehaving: bool,
-    /// What was drawn for its directories when they were first opened.
+    /// The ids that its directories, ingest and store, have told the world.
+    pub told: (Option<DataId>, Option<DataId>),
+    /// The ids of its directories.
     pub store_id: Option<DataId>,
     /// As above.
     pub ingest_id: Option<DataId>,
@@ -90,7 +95,7 @@ pub struct IngestTier {
     /// What the flusher remembers.
     pub rounds: Rounds,
     /// When the fast port's segments were last synced, as the flusher counts it.
-    pub synced: Nanos,
+    pub synced: Monotonic,
     /// What is appended, with its ids.
     pub inbox: Arc<Inbox>,
     /// A group commit is planned.
@@ -158,8 +163,10 @@ impl Node {
             busy_until: 0,
             death: None,
             lost: false,
+            stopping: None,
             is_suspect: false,
             is_misbehaving: false,
+            told: (None, None),
             store_id: None,
             ingest_id: None,
             peer,
@@ -194,6 +201,7 @@ impl Node {
         // The process goes while its disk is down: what its remains do on the way out reaches no file.
         self.disk.crash_at(self.disk.operations());
         self.process = None;
+        self.stopping = None;
         if death == Death::PowerCut {
             self.disk.crash(dice);
         }
@@ -235,7 +243,7 @@ fn open_ingest(opening: &Opening<'_>) -> Result<IngestTier, String> {
     let (live, inbox) = (Arc::new(Registry::default()), Arc::new(Inbox::default()));
     live.listen(&inbox);
     let log = Arc::new(opening.ingest(live)?);
-    Ok(IngestTier { log, rounds: Rounds::default(), synced: 0, inbox, commit_due: false })
+    Ok(IngestTier { log, rounds: Rounds::default(), synced: Monotonic::default(), inbox, commit_due: false })
 }
 
 fn open_store(opening: &Opening<'_>) -> Result<StoreTier, String> {

@@ -5,13 +5,15 @@ use crate::cli::settings::IngestFlags;
 use crate::cluster::DataId;
 use crate::http::Route;
 use crate::ingest::listener::{Door, Doors};
-use crate::ingest::log::{IngestLog, Limits, Reason};
+use crate::ingest::log::{IngestLog, Limits};
+use crate::ingest::queue::Drained;
 use crate::ingest::recover::Ground;
 use crate::ingest::{api, durable, flusher};
+use crate::ops::health::{Health, Phase};
 use crate::ops::metrics as m;
 use crate::query::node::Snapshot;
 use crate::stream::registry::Registry;
-use crate::unit::{Bytes, Monotonic};
+use crate::unit::Monotonic;
 use crate::world::crew::{self, SMALL_STACK};
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +29,14 @@ const LOG_EVERY: Duration = Duration::from_secs(5);
 
 /// How much longer than to the next word the service manager is asked to wait.
 const GRACE: Duration = Duration::from_secs(10);
+
+/// What no store has taken over.
+struct Left {
+    segments: u64,
+    bytes: u64,
+    /// How many of the segments are in the hands of consumers.
+    pending: u64,
+}
 
 /// One ingest tier, open.
 pub struct IngestTier {
@@ -107,55 +117,88 @@ impl IngestTier {
         self.doors.panics()
     }
 
-    /// Takes no more lines, flushes, and waits for stores to take what is left, as long as the flags allow. Gives whether
-    /// nothing is left.
-    pub fn close_and_drain(&self, base: &Base) -> bool {
+    /// Takes no more lines, flushes, and waits for stores to take what is left, as long as the flags allow and any of it can
+    /// be taken. `health` says so, and `missing` what keeps stores from taking it. Gives whether nothing is left.
+    pub fn close_and_drain(&self, base: &Base, health: &Health, missing: &dyn Fn() -> Option<String>) -> bool {
         base.notify.working("closing connections", CLOSE_DOORS + GRACE);
         let late = self.doors.close(CLOSE_DOORS);
         if late > 0 {
             log::warn!("{late} connections could not write all they were sent");
         }
-        self.log.close_all(Reason::Stop);
+        self.log.end();
         // A file system that keeps nothing has nothing to hand over.
-        let drained = !base.fs.keeps() || self.drain(base);
-        if !drained {
-            let (segments, size) = self.left();
-            log::warn!(
-                segments, bytes = size.0;
-                "not drained: what no store has taken stays in the ingest tier, and goes on after the next start"
-            );
+        if !base.fs.keeps() {
+            return true;
         }
-        drained
+        health.enter(Phase::Draining);
+        self.drain(base, missing) == Drained::All
     }
 
-    fn drain(&self, base: &Base) -> bool {
+    fn drain(&self, base: &Base, missing: &dyn Fn() -> Option<String>) -> Drained {
         let began = base.clock.now();
-        let mut logged = began;
+        let all = self.left();
+        let mut logged = None;
         loop {
             let now = base.clock.now();
-            let left = self.flags.drain_timeout.saturating_sub(now.since(began));
-            if self.log.wait_until_drained(left.min(TELL_EVERY)) {
-                return true;
+            let patience = self.flags.drain_timeout.saturating_sub(now.since(began));
+            // The first look is before the first word: mostly there is nothing to say, and never anything to wait for.
+            let span = if logged.is_some() { patience.min(TELL_EVERY) } else { Duration::ZERO };
+            let drained = self.log.wait_until_drained(span);
+            if drained != Drained::Not || patience.is_zero() {
+                self.say_how_it_ended(drained, &all, base.clock.now().since(began));
+                return drained;
             }
-            if left.is_zero() {
-                return false;
-            }
-            self.tell(base, now, &mut logged);
+            self.tell(base, &all, patience, &mut logged, missing);
         }
     }
 
-    fn tell(&self, base: &Base, now: Monotonic, logged: &mut Monotonic) {
-        let (segments, size) = self.left();
-        base.notify.working(&format!("draining, segments left: {segments}"), TELL_EVERY + GRACE);
-        if now.since(*logged) >= LOG_EVERY {
-            *logged = now;
-            log::info!(segments, bytes = size.0; "draining: stores are to take what is left");
+    /// Tells the service manager each time, and the log now and then, how far it is.
+    fn tell(
+        &self,
+        base: &Base,
+        all: &Left,
+        patience: Duration,
+        logged: &mut Option<Monotonic>,
+        missing: &dyn Fn() -> Option<String>,
+    ) {
+        let (now, left) = (base.clock.now(), self.left());
+        let Left { segments, bytes, pending } = left;
+        base.notify.working(&format!("draining, segments left: {segments}, bytes: {bytes}"), TELL_EVERY + GRACE);
+        if logged.is_none_or(|logged| now.since(logged) >= LOG_EVERY) {
+            *logged = Some(now);
+            let (handed_over, seconds_left) = (all.segments.saturating_sub(segments), patience.as_secs());
+            let held_up = missing().map(|why| format!(", but {why}")).unwrap_or_default();
+            log::info!(
+                segments, bytes, pending, handed_over, seconds_left;
+                "draining: stores are to take what is left{held_up}"
+            );
         }
     }
 
-    fn left(&self) -> (u64, Bytes) {
-        let states = self.log.states();
-        let sum = states.iter().fold((0, 0), |(n, sum), (_, segments, bytes)| (n + segments, sum + bytes));
-        (sum.0, Bytes(sum.1))
+    fn say_how_it_ended(&self, drained: Drained, all: &Left, took: Duration) {
+        let Left { segments, bytes, pending } = self.left();
+        let (dir, handed_over, seconds) =
+            (self.flags.path.display(), all.segments.saturating_sub(segments), took.as_secs());
+        match drained {
+            Drained::All => log::info!(handed_over, seconds; "drained: stores have all there was"),
+            Drained::ButForAside(set_aside) => log::warn!(
+                set_aside, handed_over, seconds;
+                "not drained: what no store could merge stays in {dir}"
+            ),
+            Drained::Not => log::warn!(
+                segments, bytes, pending, handed_over, seconds;
+                "not drained: what no store has taken stays in {dir}, and goes on after the next start"
+            ),
+        }
+    }
+
+    fn left(&self) -> Left {
+        let mut left = Left { segments: 0, bytes: 0, pending: 0 };
+        for (state, segments, bytes) in self.log.states() {
+            left.segments += segments;
+            left.bytes += bytes;
+            left.pending += if state == "pending" { segments } else { 0 };
+        }
+        left
     }
 }

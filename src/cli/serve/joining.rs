@@ -61,6 +61,7 @@ pub fn join_cluster(base: &Base, flags: &ServeFlags, tiers: &Tiers, api: SocketA
         load: load(tiers),
         dir: directory(flags)?.to_path_buf(),
         dice: Dice::new(random_u64()),
+        is_new: tiers.ingest.as_ref().is_some_and(|tier| tier.log().is_new()),
         fs: base.fs.clone(),
         clock: base.clock.clone(),
         metrics: base.metrics.clone(),
@@ -147,6 +148,19 @@ impl Joined {
     /// Whether the node has its place: it is alone by its flags, or others know it.
     pub fn is_in(&self) -> bool {
         !self.has_peers || self.node.is_joined()
+    }
+
+    /// What keeps stores from taking segments, as a part of a sentence, if there are not as many as there are to be copies.
+    pub fn too_few_stores(&self) -> Option<String> {
+        let view = self.cluster.view();
+        let stores = view.members().filter(|peer| peer.meta.kind.stores()).count();
+        match (stores, view.replicas()) {
+            (0, _) => Some("no store is in the cluster".into()),
+            (n, replicas) if n < usize::from(replicas) => {
+                Some(format!("of {replicas} stores only {n} are in the cluster"))
+            }
+            _ => None,
+        }
     }
 
     /// Says good-bye. `drained`: the ingest tier, if there is one, holds nothing that no store has. A store's records are

@@ -21,10 +21,13 @@ use crate::world::fs::{FileSystem, memory::MemoryFs, nop::NopFs, real::RealFs};
 use crate::world::notify::Notify;
 use crate::world::signal::{EndSignals, end_now};
 use crate::world::socket;
+use crossbeam::channel::{Receiver, bounded};
 use ingest_tier::IngestTier;
 use joining::Joined;
+use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use store_tier::StoreTier;
 
@@ -63,7 +66,7 @@ pub fn run(flags: &ServeFlags) -> u8 {
 }
 
 fn serve(flags: &ServeFlags) -> Result<bool, String> {
-    let mut signals = EndSignals::take_over().map_err(|e| format!("taking over the signals: {e}"))?;
+    let (serving, asked) = hear_signals().map_err(|e| format!("taking over the signals: {e}"))?;
     let base = Base::new(flags.server.filesystem);
     say_what_holds(flags);
     base.notify.status("recovering");
@@ -74,6 +77,8 @@ fn serve(flags: &ServeFlags) -> Result<bool, String> {
     let started = start_api(&base, flags.kind(), &tiers, listener, &joined, &health)
         .and_then(|()| tiers.start_threads(&base, &joined))
         .map(|()| joined.settle())
+        // Lines come in from here on: a signal is to end this in order.
+        .map(|()| serving.store(true, Ordering::SeqCst))
         .and_then(|()| tiers.ingest.as_ref().map_or(Ok(()), IngestTier::open_doors));
     if let Err(sentence) = started {
         // Others know of this node by now. What its directories hold is missed until it does start.
@@ -83,9 +88,9 @@ fn serve(flags: &ServeFlags) -> Result<bool, String> {
     health.enter(Phase::Serving);
     base.notify.ready("serving");
     log::info!("ready");
-    let signal = signals.wait();
+    // The thread that hears signals outlives everything.
+    let signal = asked.recv().unwrap_or("the end of the signals");
     log::info!("{signal}: stopping; a second signal ends at once");
-    end_at_once_on_the_next(signals);
     Ok(stop_in_order(&base, &tiers, &joined, &health))
 }
 
@@ -148,13 +153,15 @@ impl Tiers {
         Ok(Tiers { ingest, store, live })
     }
 
-    /// Readiness: a sound disk, and a place in the cluster.
+    /// Readiness: sound disks with room, and a place in the cluster.
     fn health(&self, joined: &Arc<Joined>) -> Health {
-        let (log, joined) = (self.ingest.as_ref().map(|ingest| ingest.log().clone()), joined.clone());
-        Health::new(move || match () {
-            () if log.as_ref().is_some_and(|log| !log.is_healthy()) => Some("the disk is full, or a sync has failed"),
-            () if !joined.is_in() => Some("joining the cluster"),
-            () => None,
+        let ingest = self.ingest.as_ref().map(|tier| tier.log().clone());
+        let store = self.store.as_ref().map(|tier| tier.log().clone());
+        let joined = joined.clone();
+        Health::new(move || {
+            let ingest = ingest.as_ref().and_then(|log| log.hindrance());
+            let store = store.as_ref().and_then(|log| log.hindrance());
+            ingest.or(store).or_else(|| (!joined.is_in()).then_some("joining the cluster"))
         })
     }
 
@@ -196,7 +203,8 @@ fn start_api(
 fn stop_in_order(base: &Base, tiers: &Tiers, joined: &Joined, health: &Health) -> bool {
     health.enter(Phase::Stopping);
     base.notify.stopping();
-    let drained = tiers.ingest.as_ref().is_none_or(|ingest| ingest.close_and_drain(base));
+    let missing = || joined.too_few_stores();
+    let drained = tiers.ingest.as_ref().is_none_or(|ingest| ingest.close_and_drain(base, health, &missing));
     joined.leave(drained);
     base.notify.working("ending threads", JOIN);
     base.stop.raise();
@@ -211,16 +219,28 @@ fn stop_in_order(base: &Base, tiers: &Tiers, joined: &Joined, health: &Health) -
     farewell.panicked.is_empty() && tiers.ingest.as_ref().is_none_or(|ingest| ingest.panics() == 0)
 }
 
-fn end_at_once_on_the_next(mut signals: EndSignals) {
+/// Hears the signals that ask for the end. While the node starts, it has taken nothing in, and one of them ends it here and
+/// now; recovery goes on at the next start. Once it serves (the flag that this gives), the first comes out of the channel,
+/// and the next ends whatever is going on.
+fn hear_signals() -> io::Result<(Arc<AtomicBool>, Receiver<&'static str>)> {
+    let mut signals = EndSignals::take_over()?;
+    let serving: Arc<AtomicBool> = Arc::default();
+    let (ask, asked) = bounded(1);
+    let serves = serving.clone();
     // The thread outlives everything: it waits for a signal that may never come, and is not of the crew that is joined.
-    let result = Crew::default().start("signals", SMALL_STACK, move || {
+    Crew::default().start("signals", SMALL_STACK, move || {
+        let signal = signals.wait();
+        if !serves.load(Ordering::SeqCst) {
+            log::info!("{signal} before the start was over: ending at once");
+            end_now(0);
+        }
+        // There is room for one, and this is the only one.
+        let _ = ask.send(signal);
         let signal = signals.wait();
         log::warn!("{signal} again: ending at once");
         end_now(1);
-    });
-    if let Err(e) = result {
-        log::warn!("a second signal will not be heard: {e}");
-    }
+    })?;
+    Ok((serving, asked))
 }
 
 /// Binds a port. Gives the address that it got, too.

@@ -113,10 +113,31 @@ fn a_disk_that_is_full_or_fails_leaves_no_file_and_no_receipt() {
     for (op, n) in [(Op::Open, 1), (Op::Write, 1), (Op::Sync, 1), (Op::Sync, 2), (Op::Rename, 1)] {
         fs.fail_nth(op, n, io::ErrorKind::Other);
         assert_eq!(put(&log, &content).expect_err("failed").status(), 500, "{op:?} {n}");
+        assert!(log.hindrance().is_some_and(|why| why.contains("failed")), "{op:?} {n}");
         assert_eq!(names(&fs), Vec::<String>::new(), "{op:?} {n}");
         assert!(log.snapshot(Id(0), Id::MAX).is_empty());
     }
     put(&log, &content).expect("healthy again");
+    assert!(log.hindrance().is_none_or(|why| !why.contains("failed")), "what it takes, it can write");
+}
+
+#[test]
+fn a_segment_that_would_touch_the_reserve_is_refused_before_it_is_written_and_taken_when_there_is_room() {
+    let fs = MemoryFs::new();
+    fs.set_capacity(Bytes(4 << 20));
+    let (log, dir) = (open(&fs), Path::new(DIR));
+    let mut content = body(1..5_000, "some text");
+    let free = fs.space(dir).expect("in memory").available.0;
+    let foreign = dir.join("foreign.corrupt");
+    fs.reserve(&foreign, Bytes(free - (256 << 10) - content.len() as u64 + 1)).expect("room");
+    assert_eq!(put(&log, &content).expect_err("one byte too much").status(), 507);
+    assert_eq!(names(&fs), ["foreign.corrupt"]);
+    assert!(log.hindrance().is_some());
+    content.truncate(content.len() / 2);
+    content.truncate(content.iter().rposition(|byte| *byte == b'\n').expect("a record") + 1);
+    put(&log, &content).expect("half of it fits");
+    fs.remove(&foreign).expect("there");
+    put(&log, &body(1..5_000, "some text")).expect("there is room");
 }
 
 #[test]

@@ -56,6 +56,10 @@ pub trait FileSystem: Send + Sync {
         true
     }
 
+    /// Creates a file of `size` zeroes whose blocks are the file's own from now on. On an error there is no file; where the file
+    /// system cannot promise blocks that is [`io::ErrorKind::Unsupported`].
+    fn reserve(&self, path: &Path, size: Bytes) -> io::Result<()>;
+
     /// Locks a directory for this process until the guard is dropped; [`io::ErrorKind::WouldBlock`] with the holder's own
     /// words in the message if another process has it.
     fn lock_dir(&self, dir: &Path) -> io::Result<Box<dyn Send + Sync>>;

@@ -2,7 +2,7 @@
 
 use super::{Entry, File, FileSystem, Space};
 use crate::unit::{Bytes, UnixMillis};
-use rustix::fs::{CWD, FlockOperation, OFlags, RenameFlags, flock, renameat_with, statvfs};
+use rustix::fs::{CWD, FallocateFlags, FlockOperation, OFlags, RenameFlags, fallocate, flock, renameat_with, statvfs};
 use std::fs;
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -108,6 +108,18 @@ impl FileSystem for RealFs {
         Ok(Space { total: of(found.f_blocks), available: of(found.f_bavail) })
     }
 
+    fn reserve(&self, path: &Path, size: Bytes) -> io::Result<()> {
+        let file = fs::File::options().write(true).create_new(true).mode(FILE_MODE).open(path)?;
+        fallocate(&file, FallocateFlags::empty(), 0, size.0).map_err(|e| {
+            // A part of it is nobody's: the caller hears of what was refused first.
+            let _ = fs::remove_file(path);
+            match e {
+                rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS => io::ErrorKind::Unsupported.into(),
+                e => e.into(),
+            }
+        })
+    }
+
     fn lock_dir(&self, dir: &Path) -> io::Result<Box<dyn Send + Sync>> {
         let path = dir.join(LOCK_NAME);
         let mut file =
@@ -121,7 +133,8 @@ impl FileSystem for RealFs {
         }
         file.set_len(0)?;
         file.rewind()?;
-        writeln!(file, "process {}", std::process::id())?;
+        // The lock is held. A disk without room for these words must not keep a process from starting and making some.
+        let _ = writeln!(file, "process {}", std::process::id());
         Ok(Box::new(file))
     }
 
@@ -195,6 +208,25 @@ mod tests {
         assert_eq!(refused.kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(fs::read(&b).expect("still there"), b"two");
         RealFs.rename_new(&a, &dir.path().join("c")).expect("a free name");
+    }
+
+    #[test]
+    fn what_is_reserved_takes_up_blocks_and_what_cannot_be_leaves_no_file() {
+        use std::os::unix::fs::MetadataExt;
+        let dir = tempfile::tempdir().expect("a directory");
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        match RealFs.reserve(&a, Bytes(1 << 20)) {
+            Err(e) if e.kind() == io::ErrorKind::Unsupported => {
+                eprintln!("SKIPPED: {} cannot promise blocks", dir.path().display());
+                return;
+            }
+            other => other.expect("room"),
+        }
+        let found = fs::metadata(&a).expect("there");
+        assert!(found.len() == 1 << 20 && found.blocks() * 512 >= 1 << 20, "{found:?}");
+        assert_eq!(RealFs.reserve(&a, Bytes(1)).expect_err("taken").kind(), io::ErrorKind::AlreadyExists);
+        RealFs.reserve(&b, Bytes(1 << 60)).expect_err("no disk is so large");
+        assert!(!b.exists());
     }
 
     #[test]

@@ -62,7 +62,10 @@ impl Role {
 /// A node under test. Killed when dropped; what it wrote on stderr is printed if the test has failed.
 pub struct Node {
     role: Role,
-    dir: tempfile::TempDir,
+    dir: PathBuf,
+    /// Removes the directory when dropped, unless it was there before. Not read.
+    #[allow(dead_code)]
+    made: Option<tempfile::TempDir>,
     flags: Vec<String>,
     child: Child,
     stderr: Arc<Mutex<Vec<String>>>,
@@ -92,9 +95,17 @@ impl Node {
     /// Starts a node whose directory is made below `parent`, and waits for nothing.
     pub fn launch(role: Role, flags: &[&str], manager: Option<&Path>, parent: &Path) -> Node {
         let dir = tempfile::tempdir_in(parent).expect("a temporary directory");
+        let mut node = Node::launch_on(role, flags, manager, dir.path());
+        node.made = Some(dir);
+        node
+    }
+
+    /// Starts a node on a directory that is there already and stays, and waits for nothing.
+    pub fn launch_on(role: Role, flags: &[&str], manager: Option<&Path>, dir: &Path) -> Node {
         let flags: Vec<String> = flags.iter().map(|flag| flag.to_string()).collect();
-        let (child, stderr) = spawn(role, dir.path(), &flags, manager);
-        Node { role, dir, flags, child, stderr, earlier: Vec::new(), addresses: BTreeMap::new() }
+        let (child, stderr) = spawn(role, dir, &flags, manager);
+        let (dir, earlier, addresses) = (dir.to_path_buf(), Vec::new(), BTreeMap::new());
+        Node { role, dir, made: None, flags, child, stderr, earlier, addresses }
     }
 
     /// A node on which segments move on quickly, so that tests of what comes later need not wait for it.
@@ -110,6 +121,12 @@ impl Node {
 
     /// Waits until it takes work.
     pub fn wait_ready(&mut self) {
+        self.wait_listening();
+        wait_until("the node is ready", || self.try_get("/ready").is_some_and(|answer| answer.status == 200));
+    }
+
+    /// Waits until all its ports are open: it need not be ready, as without its peers, or with a full disk.
+    pub fn wait_listening(&mut self) {
         let ports = self.role.ports();
         self.addresses = wait_for("the node says where it listens", || {
             if let Ok(Some(status)) = self.child.try_wait() {
@@ -118,7 +135,6 @@ impl Node {
             let addresses = listening(&self.stderr.lock().unwrap());
             ports.iter().all(|port| addresses.contains_key(port.name())).then_some(addresses)
         });
-        wait_until("the node is ready", || self.try_get("/ready").is_some_and(|answer| answer.status == 200));
     }
 
     /// Where it listens, as `127.0.0.1:PORT`.
@@ -138,12 +154,12 @@ impl Node {
 
     /// The directory that holds both tiers.
     pub fn dir(&self) -> &Path {
-        self.dir.path()
+        &self.dir
     }
 
     /// The flags that make another process use this one's directories, on ports of its own.
     pub fn flags_of_a_twin(&self) -> Vec<String> {
-        let mut flags = standard_flags(self.role, self.dir.path());
+        let mut flags = standard_flags(self.role, &self.dir);
         flags.extend(self.flags.iter().cloned());
         flags
     }
@@ -250,7 +266,29 @@ impl Node {
     /// Asks it to stop and waits for that. Gives the exit status.
     pub fn terminate(&mut self) -> ExitStatus {
         self.signal();
-        wait_for("the node ends after SIGTERM", || self.child.try_wait().ok().flatten())
+        self.wait_ended()
+    }
+
+    /// Waits until it has ended. Gives the exit status.
+    pub fn wait_ended(&mut self) -> ExitStatus {
+        wait_for("the node ends", || self.child.try_wait().ok().flatten())
+    }
+
+    /// Whether it has not ended.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().is_ok_and(|status| status.is_none())
+    }
+
+    /// Kills it unless it has ended by itself meanwhile.
+    pub fn kill_if_running(&mut self) {
+        self.child.kill().expect("a child can be killed");
+    }
+
+    /// Stops it in its steps, as a machine that is suspended; it goes on when the guard is dropped.
+    pub fn pause(&self) -> Paused {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::STOP).expect("a child can be stopped");
+        Paused(pid)
     }
 
     /// Asks it to stop, and fails the test if it does not do so cleanly.
@@ -268,7 +306,7 @@ impl Node {
 
     /// Starts it again on the same directories after it has ended, and waits for nothing.
     pub fn launch_again(&mut self) {
-        let (child, stderr) = spawn(self.role, self.dir.path(), &self.flags, None);
+        let (child, stderr) = spawn(self.role, &self.dir, &self.flags, None);
         self.child = child;
         let before = std::mem::replace(&mut self.stderr, stderr);
         self.earlier.append(&mut before.lock().unwrap());
@@ -283,6 +321,16 @@ impl Node {
         let all = self.all_stderr();
         println!("--- stderr of the node, its last lines");
         all.iter().skip(all.len().saturating_sub(200)).for_each(|line| println!("{line}"));
+    }
+}
+
+/// A process that stands still.
+pub struct Paused(rustix::process::Pid);
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        // It may have been killed meanwhile.
+        let _ = rustix::process::kill_process(self.0, rustix::process::Signal::CONT);
     }
 }
 

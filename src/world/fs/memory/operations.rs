@@ -190,6 +190,19 @@ impl FileSystem for MemoryFs {
         Ok(Space { total: state.capacity, available: Bytes(state.capacity.0.saturating_sub(state.used)) })
     }
 
+    fn reserve(&self, path: &Path, size: Bytes) -> io::Result<()> {
+        let mut state = self.enter();
+        state.begin(Op::Write, Subject::Path(path))?;
+        state.refuse(Op::Write)?;
+        if size.0 > state.capacity.0.saturating_sub(state.used) {
+            return Err(state.full());
+        }
+        let node = state.create(path)?;
+        state.used += size.0;
+        lock(&node).append(&vec![0; usize::try_from(size.0).unwrap_or(usize::MAX)]);
+        Ok(())
+    }
+
     fn lock_dir(&self, dir: &Path) -> io::Result<Box<dyn Send + Sync>> {
         let mut state = self.enter();
         state.look(Op::Open)?;
