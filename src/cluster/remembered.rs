@@ -76,6 +76,11 @@ impl Remembered {
     /// Writes the table into a directory, in place of the one that is there.
     pub fn save(&self, fs: &dyn FileSystem, dir: &Path) -> io::Result<()> {
         let (path, next) = (dir.join(NAME), dir.join(NEXT));
+        if !is_there(fs, &path)? && is_there(fs, &next)? {
+            // A crash came before the last table got its name: it is the only one.
+            fs.rename_new(&next, &path)?;
+            fs.sync_dir(dir)?;
+        }
         remove_if_there(fs, &next)?;
         let file = fs.create_new(&next)?;
         file.append(self.text().as_bytes())?;
@@ -156,6 +161,13 @@ impl Keeper {
         }
         self.version = version;
         Ok(())
+    }
+}
+
+fn is_there(fs: &dyn FileSystem, path: &Path) -> io::Result<bool> {
+    match fs.open(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        other => other.map(|_| true),
     }
 }
 
@@ -279,6 +291,28 @@ mod tests {
             }
         }
         assert!(done);
+    }
+
+    /// A crash between removing the old table and naming the new one leaves `members.new` alone; the saving that followed
+    /// began by removing that, and a crash then left none: the node forgot whom to miss, and began with a start number that
+    /// the others had seen pass.
+    #[test]
+    fn a_crash_in_one_saving_and_another_in_the_next_leave_a_table() {
+        let (old, new, newer, dir) = (table(5, 9), table(6, 12), table(7, 3), Path::new("/d"));
+        for (first, second, seed) in (0..12).flat_map(|n| (0..14).flat_map(move |m| (0..4).map(move |s| (n, m, s)))) {
+            let fs = MemoryFs::default();
+            fs.create_dir_all(dir).unwrap();
+            old.save(&fs, dir).unwrap();
+            for (table, step) in [(&new, first), (&newer, second)] {
+                fs.crash_at(fs.operations() + step);
+                // It may fail or be done before.
+                let _ = table.save(&fs, dir);
+                fs.crash(&mut Dice::new(seed));
+                fs.recover();
+            }
+            let found = Remembered::load(&fs, dir).unwrap();
+            assert!([&old, &new, &newer].contains(&&found), "after steps {first} and {second}: {found:?}");
+        }
     }
 
     #[test]

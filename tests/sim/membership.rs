@@ -115,6 +115,8 @@ impl Sim {
         let member = Member::begin(setup, remembered, node.clock.now(), node.clock.unix_millis().0);
         let (ticket, life) = (node.ticket(), node.life);
         self.nodes[place].peer = member.view().me.clone();
+        let (start, silent) = (member.view().me.meta.start, member.view().silent.len());
+        self.trace(|| format!("node {place} is a member by its start {start}, {silent} are silent"));
         self.members.seats[place] = Some(Seat { member, keeper: Keeper::default(), life, planned: Nanos::MAX });
         // Before the first datagram the start number is on disk, or there will be later tries.
         self.save_members(ticket)?;
@@ -251,5 +253,24 @@ impl Sim {
             })
         };
         left().all(knows_all)
+    }
+
+    /// Whom each node does not hold for a member, and what is not written.
+    pub fn who_is_missing(&self) -> String {
+        let mut all = Vec::new();
+        for (node, seat) in self.nodes.iter().zip(&self.members.seats) {
+            let Some(seat) = seat.as_ref().filter(|seat| node.runs(seat.life)) else { continue };
+            let view = seat.member.view();
+            let lives = |other: &&Node| !other.lost && view.members().all(|peer| peer.node != other.peer.node);
+            let missing: Vec<Place> = self.nodes.iter().filter(lives).map(|other| other.place).collect();
+            let strange = view.others.iter().filter(|peer| self.nodes.iter().all(|node| node.peer.node != peer.node));
+            let strange: Vec<String> = strange.map(Peer::name).collect();
+            let is_written = seat.member.unsaved(seat.keeper.version()).is_none();
+            if !missing.is_empty() || !strange.is_empty() || !is_written {
+                let place = node.place;
+                all.push(format!("node {place} misses {missing:?}, holds {strange:?} to live, written: {is_written}"));
+            }
+        }
+        all.join("; ")
     }
 }

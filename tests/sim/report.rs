@@ -144,3 +144,25 @@ impl fmt::Display for Report {
         writeln!(f, "replay with: scripts/sim --seeds {seed}..{} --verbose", seed + 1)
     }
 }
+
+/// Prints what the shipped code logs among what happens.
+struct Printer;
+
+impl log::Log for Printer {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        println!("{:>24}  {}: {}", "", record.level(), record.args());
+    }
+
+    fn flush(&self) {}
+}
+
+/// From now on what the shipped code logs is printed.
+pub fn print_logs() {
+    if log::set_logger(&Printer).is_ok() {
+        log::set_max_level(log::LevelFilter::Info);
+    }
+}

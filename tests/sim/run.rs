@@ -232,8 +232,13 @@ impl Sim {
     fn play(&mut self, after_each: &mut dyn FnMut(&Sim)) -> Checked {
         let Shape { span, connections, faults, .. } = self.shape;
         for place in 0..self.nodes.len() {
-            self.watch(place);
+            if self.shape.watched {
+                self.watch(place);
+            }
             self.time.after(place as u64 * 5 * MS, Event::Start(place));
+        }
+        if let Some((operation, death)) = self.shape.death {
+            self.nodes[0].plan_death(operation, death);
         }
         self.meet(after_each)?;
         let (begun, end) = (self.time.now(), self.time.now() + span);
@@ -562,7 +567,13 @@ impl Sim {
             Some(_) => format!("node {} runs", node.place),
             None => format!("node {} does not run", node.place),
         });
-        format!("after {} s there is still: {}", PATIENCE / SECOND, states.collect::<Vec<_>>().join("; "))
+        let (done, met) = (self.producers_are_done(), self.have_met());
+        let states = states.collect::<Vec<_>>().join("; ");
+        let missing = self.who_is_missing();
+        format!(
+            "after {} s: producers are done: {done}; all know each other: {met} ({missing}); {states}",
+            PATIENCE / SECOND
+        )
     }
 
     fn check_copies(&mut self) -> Checked {

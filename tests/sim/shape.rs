@@ -1,5 +1,6 @@
 //! What a seed stands for: how many nodes of which kind, with which settings, for how long, and how bad a world.
 
+use crate::node::Death;
 use crate::world::{MS, Nanos, SECOND};
 use oklog::cluster::PeerKind;
 use oklog::compact::{retain, thread as compact};
@@ -42,6 +43,10 @@ pub struct Shape {
     pub max_record: usize,
     /// Of so many calls between nodes one is lost, on the way there or back.
     pub loss_one_in: u64,
+    /// Whether images are taken of disks.
+    pub watched: bool,
+    /// A death before an operation on the first node's disk, which comes for certain.
+    pub death: Option<(u64, Death)>,
 }
 
 /// How large a disk is: records of one run are far less, and what is kept free a small part, but large enough for a ballast.
@@ -94,6 +99,28 @@ impl Shape {
             },
             max_record: if dice.one_in(8) { 40 } else { 4_096 },
             loss_one_in: [u64::MAX, 200, 50, 15][dice.below(4) as usize],
+            watched: true,
+            death: None,
+        }
+    }
+
+    /// One node of both tiers, a few connections, and nothing that goes wrong but a death before this operation.
+    pub fn alone(seed: u64, death: Option<(u64, Death)>) -> Shape {
+        let shape = Shape::of(seed);
+        Shape {
+            nodes: vec![PeerKind::IngestStore],
+            replicas: 1,
+            lost_stores: 0,
+            span: 8 * SECOND,
+            connections: 6,
+            faults: 0,
+            clocks_jump: false,
+            disks_fail: false,
+            consume: machine::Settings { replicas: 1, ..shape.consume },
+            loss_one_in: u64::MAX,
+            watched: false,
+            death,
+            ..shape
         }
     }
 

@@ -1,6 +1,7 @@
 //! Many seeds, side by side on all cores.
 
-use crate::report::{Report, Totals};
+use crate::node::Death;
+use crate::report::{Report, Totals, print_logs};
 use crate::run::{Wanted, run};
 use crate::shape::Shape;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -61,11 +62,17 @@ fn what_was_promised_holds_whatever_happens() {
     let time = number("OKLOG_SIM_SECONDS").map_or(Duration::MAX, Duration::from_secs);
     let end = if time < Duration::MAX { u64::MAX } else { end };
     let verbose = std::env::var_os("OKLOG_SIM_VERBOSE").is_some();
+    if verbose {
+        print_logs();
+    }
     let most_reports = number("OKLOG_SIM_FAILURES").unwrap_or(3) as usize;
     let begun = Instant::now();
     let (totals, reports) = run_seeds(first, end, time, verbose, most_reports);
     println!("{}", totals.table(begun.elapsed()));
     assert!(reports.is_empty(), "{}", reports.join("\n"));
+    if (first, end) == (0, SEEDS) {
+        assert!(totals.seeds == SEEDS && totals.crash_points >= CRASH_POINTS, "{totals:?}");
+    }
 }
 
 #[test]
@@ -78,6 +85,31 @@ fn a_seed_that_is_run_again_takes_the_same_steps() {
         assert_eq!(one.hashes.len(), other.hashes.len(), "seed {seed}");
     }
 }
+
+#[test]
+fn a_node_may_die_before_any_operation_on_its_disk() {
+    let (mut deaths, begun) = (0, Instant::now());
+    for seed in 0..LONE_SEEDS {
+        let operations = run(Shape::alone(seed, None), Wanted::default()).totals.operations;
+        for death in [Death::Killed, Death::PowerCut] {
+            for operation in 0..operations {
+                let shape = Shape::alone(seed, Some((operation, death)));
+                let outcome = run(shape.clone(), Wanted::default());
+                if let Some(failure) = outcome.failure {
+                    panic!("{death:?} before operation {operation}: {}", Report::of(shape, failure));
+                }
+                deaths += outcome.totals.kills + outcome.totals.power_cuts;
+            }
+        }
+    }
+    println!("{deaths} deaths in {:.1} s", begun.elapsed().as_secs_f64());
+}
+
+/// How many seeds are run with a death at every operation.
+const LONE_SEEDS: u64 = 15;
+
+/// How many crash points that comes to at least.
+const CRASH_POINTS: u64 = 1_000_000;
 
 /// How many seeds the suite runs.
 const SEEDS: u64 = 2_000;
