@@ -104,6 +104,11 @@ impl FileSystem for RealFs {
 
     fn lock_dir(&self, dir: &Path) -> io::Result<Box<dyn Send + Sync>> {
         let path = dir.join(LOCK_NAME);
+        // A link could lead to anything, and what is locked is written to.
+        if fs::symlink_metadata(&path).is_ok_and(|found| !found.is_file()) {
+            let why = format!("{LOCK_NAME} in it is no plain file: move it away");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
         let mut file =
             fs::File::options().read(true).write(true).create(true).truncate(false).mode(FILE_MODE).open(path)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -174,5 +179,16 @@ mod tests {
         assert!(refused.to_string().contains(&format!("process {}", std::process::id())), "{refused}");
         drop(held);
         RealFs.lock_dir(dir.path()).expect("free again");
+    }
+
+    #[test]
+    fn a_lock_that_is_a_link_is_refused_and_what_it_leads_to_is_not_touched() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let other = dir.path().join("other");
+        fs::write(&other, "precious").expect("a file");
+        std::os::unix::fs::symlink(&other, dir.path().join(LOCK_NAME)).expect("a link");
+        let refused = RealFs.lock_dir(dir.path()).err().expect("no plain file");
+        assert!(refused.to_string().contains("move it away"), "{refused}");
+        assert_eq!(fs::read(&other).expect("still there"), b"precious");
     }
 }
