@@ -12,6 +12,7 @@ pub mod gossip;
 mod hear;
 pub mod machine;
 pub mod measure;
+pub mod member;
 pub mod members;
 pub mod probe;
 pub mod remembered;

@@ -173,6 +173,41 @@ impl Remembered {
     }
 }
 
+/// A table that is to be written.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Unsaved {
+    /// Which one it is: greater ones are later ones.
+    pub version: u64,
+    /// What is in it.
+    pub remembered: Remembered,
+}
+
+/// What was written last.
+#[derive(Default, Debug)]
+pub struct Keeper {
+    version: u64,
+    saved: Option<String>,
+}
+
+impl Keeper {
+    /// The version that was looked at last; 0 if none was.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Writes a table if it differs from what was written last. One that cannot be written counts as not looked at.
+    pub fn save(&mut self, unsaved: Unsaved, fs: &dyn FileSystem, dir: &Path) -> io::Result<()> {
+        let Unsaved { version, remembered } = unsaved;
+        let text = remembered.text();
+        if fs.keeps() && self.saved.as_ref() != Some(&text) {
+            remembered.save(fs, dir)?;
+            self.saved = Some(text);
+        }
+        self.version = version;
+        Ok(())
+    }
+}
+
 fn remove_if_there(fs: &dyn FileSystem, path: &Path) -> io::Result<()> {
     match fs.remove(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),

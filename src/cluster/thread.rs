@@ -1,20 +1,20 @@
-//! Runs the membership machine: a socket, a clock, a file and a log around it.
+//! Runs a member of the cluster: a socket, a clock, a file and a log around it.
 //!
 //! Three threads: `gossip` receives and does what is due; `peers` looks up the names of `-peer`, which may take seconds;
 //! `members` keeps the table on disk and says what load there is. All of them end when the stop is raised, the middle
 //! one when its look-up has ended.
 //!
 //! Bounds: [`ROUND`] datagrams are taken before what is due is done; the table is written at most once a second;
-//! [`MAX_ADDRESSES`] addresses of a name are called. Nothing is sent, logged or written while the machine is locked. A
+//! [`MAX_ADDRESSES`] addresses of a name are called. Nothing is sent, logged or written while the member is locked. A
 //! datagram that cannot be sent is a datagram that is lost, which the protocol bears.
 
-use super::auth::{Keys, Refusals, Refused, Seal};
+use super::auth::{Keys, Refusals, Refused};
 use super::forget;
-use super::machine::{Config, Event, Machine, Out};
-use super::remembered::Remembered;
+use super::member::{self, Doors, Member, Todo};
+use super::remembered::{Keeper, Remembered};
 use super::timing::Timing;
-use super::view::{News, Table, differing_replicas, news, view_of};
-use super::{Cluster, DataId, ForgetError, Load, Meta, NodeId, Peer, State, View};
+use super::view::News;
+use super::{Cluster, DataId, ForgetError, Load, Meta, NodeId, Peer, View};
 use crate::ops::metrics::{self as m, Counter, Metrics};
 use crate::unit::Monotonic;
 use crate::world::clock::Clock;
@@ -77,6 +77,8 @@ pub struct Setup {
     pub dir: PathBuf,
     /// What chance rests on.
     pub dice: Dice,
+    /// Whether its ingest tier has never taken a line.
+    pub is_new: bool,
     /// Where files lie.
     pub fs: Arc<dyn FileSystem>,
     /// What time it is.
@@ -91,15 +93,18 @@ pub struct Setup {
 
 /// This node's part in the cluster.
 pub struct Node {
-    me: Peer,
-    core: Mutex<Core>,
+    member: Mutex<Member>,
     /// Told after each round.
     changed: Condvar,
-    /// Told when the names of peers are to be looked up.
+    /// Whether the names of peers are to be looked up.
+    wants_peers: Mutex<bool>,
+    /// Told when they are.
     wanted: Condvar,
     view: Mutex<Arc<View>>,
     /// Locked while it writes, which only threads wait for that have something to be written.
     keeper: Mutex<Keeper>,
+    /// Why the table could not be written the last time.
+    failure: Mutex<Option<String>>,
     socket: UdpSocket,
     fs: Arc<dyn FileSystem>,
     clock: Arc<dyn Clock>,
@@ -109,36 +114,19 @@ pub struct Node {
     received: Counter,
 }
 
-/// What is locked.
-struct Core {
-    machine: Machine,
-    table: Table,
-    /// Raised when the claims in the table are others than before.
-    version: u64,
-    /// The different R that were told of last.
-    replicas: Option<Vec<u8>>,
-    wants_peers: bool,
-}
-
 impl Cluster for Node {
     fn view(&self) -> Arc<View> {
         lock(&self.view).clone()
     }
 
     fn forgotten(&self) -> Vec<DataId> {
-        let core = lock(&self.core);
-        let gone = core.table.iter().filter(|(claim, _)| claim.state == State::Forgotten);
-        gone.filter_map(|(claim, _)| claim.meta.store).collect()
+        lock(&self.member).forgotten()
     }
 
     fn forget(&self, name: &str) -> Result<Peer, ForgetError> {
-        let chosen = forget::choose(&self.view(), name)?.clone();
-        let mut out = Out::default();
-        lock(&self.core).machine.forget(self.clock.now(), chosen.node, &mut out);
-        out.events.push(Event::Changed);
-        self.perform(out);
+        let chosen = self.act(|member, now, todo| member.forget(now, name, todo))?;
         // On disk before the operator is told, so that it holds even if all nodes stop now.
-        lock(&self.keeper).save(self);
+        self.save();
         Ok(chosen)
     }
 }
@@ -146,36 +134,42 @@ impl Cluster for Node {
 impl Node {
     /// Loads what is remembered and starts the threads. An error means that the system gave no thread.
     pub fn start(setup: Setup) -> io::Result<Arc<Node>> {
-        let Setup { socket, node, mut meta, dir, fs, clock, metrics, crew, stop, .. } = setup;
+        let Setup { socket, node, meta, timing, keys, dice, is_new, dir, fs, clock, metrics, crew, stop, .. } = setup;
         let remembered = Remembered::load(&*fs, &dir).unwrap_or_else(|error| {
             log::error!("reading who was known from {}: {error}: it is as if nobody was", dir.display());
             Remembered::default()
         });
         let unix_ms = clock.unix_millis().0;
-        meta.start = remembered.next_start(unix_ms);
-        let me = Peer { node, meta: meta.clone(), state: State::Alive, load: None };
-        let seal = Seal::new(setup.keys, node, unix_ms);
-        let refusals = seal.refusals();
-        let config = Config { node, meta, remembered: remembered.claims, timing: setup.timing };
-        let machine = Machine::new(config, seal, setup.dice, clock.now());
-        let table: Table = machine.claims().collect();
-        let view = view_of(&me, &table);
+        let setup_of_member = member::Setup { node, meta, timing, keys, dice, is_new };
+        let member = Member::begin(setup_of_member, remembered, clock.now(), unix_ms);
+        let (view, refusals) = (member.view().clone(), member.refusals());
         for peer in &view.silent {
             log::warn!("{} was a member before, and is missed until it is heard or forgotten", forget::described(peer));
         }
         let (sent, received) =
             (metrics.counter(m::CLUSTER_BYTES, &["egress"]), metrics.counter(m::CLUSTER_BYTES, &["ingress"]));
-        let core = Core { machine, table, version: 1, replicas: None, wants_peers: false };
-        let (view, core) = (Mutex::new(Arc::new(view)), Mutex::new(core));
-        let (changed, wanted, keeper) = (Condvar::new(), Condvar::new(), Mutex::default());
-        let node = Node { me, core, changed, wanted, view, keeper, socket, fs, clock, dir, stop, sent, received };
-        let node = Arc::new(node);
+        let node = Arc::new(Node {
+            member: Mutex::new(member),
+            changed: Condvar::new(),
+            wants_peers: Mutex::new(false),
+            wanted: Condvar::new(),
+            view: Mutex::new(view),
+            keeper: Mutex::default(),
+            failure: Mutex::default(),
+            socket,
+            fs,
+            clock,
+            dir,
+            stop,
+            sent,
+            received,
+        });
         let counted = Arc::downgrade(&node);
         metrics.refresh_with(move |metrics| {
             let Some(node) = counted.upgrade() else { return };
             let (counts, health) = {
-                let core = lock(&node.core);
-                (core.machine.counts(), core.machine.health())
+                let member = lock(&node.member);
+                (member.counts(), member.health())
             };
             metrics.gauge(m::CLUSTER_HEALTH, &[]).set(f64::from(health));
             for (reason, count) in counts.passed_over() {
@@ -196,7 +190,7 @@ impl Node {
         load: Box<dyn Fn() -> Load + Send + Sync>,
     ) -> io::Result<()> {
         // Before the first datagram goes out the start number is on disk, so that no later start has a lower one.
-        lock(&self.keeper).save(self);
+        self.save();
         let node = self.clone();
         crew.start("members", SMALL_STACK, move || node.keep(&*load))?;
         if !peers.is_empty() {
@@ -210,58 +204,83 @@ impl Node {
 
     /// Whether another member was heard since the start.
     pub fn is_joined(&self) -> bool {
-        lock(&self.core).machine.is_joined()
+        lock(&self.member).is_joined()
     }
 
-    /// Waits until another member was heard, at most for `span`. Gives whether one was.
-    pub fn wait_joined(&self, span: Duration) -> bool {
-        self.wait_until(span, |machine, _| machine.is_joined())
+    /// Waits until lines may be taken, or the stop is raised. Gives whether another member was heard, or need not be.
+    pub fn wait_for_doors(&self, has_peers: bool) -> bool {
+        let mut member = lock(&self.member);
+        loop {
+            let now = self.clock.now();
+            match member.doors(now, has_peers) {
+                Doors::Open => return true,
+                Doors::OpenAlone => return false,
+                Doors::ShutUntil(_) if self.stop.is_raised() => return false,
+                Doors::ShutUntil(at) => member = wait_for(&self.changed, member, at.since(now).min(LONGEST_WAIT)),
+            }
+        }
     }
 
     /// Says good-bye to all and waits until that was said often enough, at most for `span`. `drained`: no record is here
     /// alone. Gives whether it was said in full. Comes before the stop is raised.
     pub fn leave(&self, drained: bool, span: Duration) -> bool {
-        let mut out = Out::default();
-        lock(&self.core).machine.leave(self.clock.now(), drained, &mut out);
-        self.perform(out);
-        self.wait_until(span, |machine, now| machine.has_left(now))
+        self.act(|member, now, todo| member.leave(now, drained, todo));
+        self.wait_until(span, |member, now| member.has_left(now))
     }
 
-    fn wait_until(&self, span: Duration, reached: impl Fn(&Machine, Monotonic) -> bool) -> bool {
+    fn wait_until(&self, span: Duration, reached: impl Fn(&Member, Monotonic) -> bool) -> bool {
         let deadline = self.clock.now() + span;
-        let mut core = lock(&self.core);
+        let mut member = lock(&self.member);
         loop {
             let now = self.clock.now();
-            if reached(&core.machine, now) {
+            if reached(&member, now) {
                 return true;
             }
             let left = deadline.since(now);
             if left.is_zero() || self.stop.is_raised() {
                 return false;
             }
-            core = wait_for(&self.changed, core, left.min(LONGEST_WAIT));
+            member = wait_for(&self.changed, member, left.min(LONGEST_WAIT));
         }
+    }
+
+    /// Lets the member do something, and does what it wants done for it.
+    fn act<R>(&self, what: impl FnOnce(&mut Member, Monotonic, &mut Todo) -> R) -> R {
+        let mut todo = Todo::default();
+        let result = self.act_and_note(what, &mut todo);
+        self.perform(&todo);
+        result
+    }
+
+    fn act_and_note<R>(&self, what: impl FnOnce(&mut Member, Monotonic, &mut Todo) -> R, todo: &mut Todo) -> R {
+        let mut member = lock(&self.member);
+        let result = what(&mut member, self.clock.now(), todo);
+        if todo.has_new_view {
+            // Within the lock, or an older view might follow a newer one.
+            lock(&self.view).clone_from(member.view());
+        }
+        result
     }
 
     /// Receives and does what is due, until the stop.
     fn gossip(&self, strangers: &mut Strangers) {
         let mut buffer = vec![0; LONGEST_DATAGRAM];
         while !self.stop.is_raised() {
-            let due = lock(&self.core).machine.next_deadline().since(self.clock.now());
+            let due = lock(&self.member).next_deadline().since(self.clock.now());
             let wait = due.clamp(SHORTEST_WAIT, LONGEST_WAIT);
             if let Err(error) = socket::wait_readable(&self.socket, Some(wait)) {
                 log::warn!("waiting for datagrams: {error}");
                 self.stop.wait(LONGEST_WAIT);
             }
-            let mut out = Out::default();
-            self.receive(&mut buffer, strangers, &mut out);
-            lock(&self.core).machine.tick(self.clock.now(), &mut out);
-            self.perform(out);
+            let mut todo = Todo::default();
+            self.receive(&mut buffer, strangers, &mut todo);
+            self.act_and_note(|member, now, todo| member.tick(now, todo), &mut todo);
+            self.perform(&todo);
             self.changed.notify_all();
         }
     }
 
-    fn receive(&self, buffer: &mut [u8], strangers: &mut Strangers, out: &mut Out) {
+    fn receive(&self, buffer: &mut [u8], strangers: &mut Strangers, todo: &mut Todo) {
         for _ in 0..ROUND {
             let (length, from) = match self.socket.recv_from(buffer) {
                 Ok(received) => received,
@@ -276,61 +295,35 @@ impl Node {
             // A socket for both families gives IPv4 addresses in IPv6's clothes.
             let from = SocketAddr::new(from.ip().to_canonical(), from.port());
             let now = self.clock.now();
-            lock(&self.core).machine.handle(now, from, buffer.get(..length).unwrap_or_default(), out);
+            lock(&self.member).handle(now, from, buffer.get(..length).unwrap_or_default(), todo);
             strangers.note(now, from);
         }
     }
 
-    /// Does what the machine wants done.
-    fn perform(&self, out: Out) {
-        for (to, datagram) in &out.datagrams {
+    /// Does what the member wants done.
+    fn perform(&self, todo: &Todo) {
+        for (to, datagram) in todo.datagrams() {
             match self.socket.send_to(datagram, to) {
                 Ok(length) => self.sent.add(length as u64),
                 Err(error) => log::debug!("sending a datagram to {to}: {error}"),
             }
         }
-        let mut has_changed = false;
-        for event in out.events {
-            match event {
-                Event::Changed => has_changed = true,
-                Event::WantPeers => {
-                    lock(&self.core).wants_peers = true;
-                    self.wanted.notify_all();
-                }
-                // Told from one view to the next, which also knows whether anything is missed.
-                Event::Became { .. } => {}
-                Event::Copied { one, other } => log::error!(
-                    "{} and {} serve the same directory: one is a copy of the other, and what both hold counts once; \
-                     stop one of them, and remove the file that holds the id in its directory",
-                    one.api,
-                    other.api
-                ),
-            }
+        if todo.wants_peers {
+            *lock(&self.wants_peers) = true;
+            self.wanted.notify_all();
         }
-        if has_changed {
-            self.refresh();
+        for (one, other) in &todo.copied {
+            log::error!(
+                "{} and {} serve the same directory: one is a copy of the other, and what both hold counts once; \
+                 stop one of them, and remove the file that holds the id in its directory",
+                one.api,
+                other.api
+            );
         }
-    }
-
-    /// Makes the view anew, and tells what is new in it.
-    fn refresh(&self) {
-        let mut core = lock(&self.core);
-        let table: Table = core.machine.claims().collect();
-        let before = std::mem::replace(&mut core.table, table);
-        let is_same = before.iter().map(|(claim, _)| claim).eq(core.table.iter().map(|(claim, _)| claim));
-        core.version += u64::from(!is_same);
-        let after = Arc::new(view_of(&self.me, &core.table));
-        // Swapped within the lock, or an older view might follow a newer one.
-        let old = std::mem::replace(&mut *lock(&self.view), after.clone());
-        let news = news((&before, &old), (&core.table, &after));
-        let replicas = differing_replicas(&after);
-        let differing = if core.replicas == replicas { None } else { replicas.clone() };
-        core.replicas = replicas;
-        drop(core);
-        for (peer, what) in &news {
+        for (peer, what) in &todo.news {
             tell(peer, *what);
         }
-        if let Some(replicas) = differing {
+        if let Some(replicas) = &todo.differing {
             let all: Vec<String> = replicas.iter().map(u8::to_string).collect();
             log::warn!(
                 "members differ in -store.segment-replication-factor ({}): the least is what answers rely on",
@@ -343,14 +336,23 @@ impl Node {
     fn keep(&self, load: &dyn Fn() -> Load) {
         loop {
             let load = load();
-            lock(&self.core).machine.set_load(load);
-            // What others said of theirs changes no claim, so nothing else brings it into the view.
-            self.refresh();
+            self.act(|member, _, todo| member.set_load(load, todo));
             let stopped = self.stop.wait(KEEP_EVERY);
-            lock(&self.keeper).save(self);
+            self.save();
             if stopped {
                 return;
             }
+        }
+    }
+
+    /// Writes the table if it differs from what was written last. What fails is tried again the next time.
+    fn save(&self) {
+        let mut keeper = lock(&self.keeper);
+        let Some(unsaved) = lock(&self.member).unsaved(keeper.version()) else { return };
+        let failure = keeper.save(unsaved, &*self.fs, &self.dir).err().map(|error| error.to_string());
+        let before = std::mem::replace(&mut *lock(&self.failure), failure.clone());
+        if let Some(failure) = failure.filter(|failure| before.as_ref() != Some(failure)) {
+            log::error!("writing down who is a member, in {}: {failure}", self.dir.display());
         }
     }
 
@@ -358,14 +360,14 @@ impl Node {
     fn call_peers(&self, peers: &[Named]) {
         let mut known: Vec<Option<Result<(), String>>> = vec![None; peers.len()];
         while !self.stop.is_raised() {
-            let mut core = lock(&self.core);
-            if !core.wants_peers {
-                core = wait_for(&self.wanted, core, KEEP_EVERY);
+            let mut wants = lock(&self.wants_peers);
+            if !*wants {
+                wants = wait_for(&self.wanted, wants, KEEP_EVERY);
             }
-            if !std::mem::take(&mut core.wants_peers) {
+            if !std::mem::take(&mut *wants) {
                 continue;
             }
-            drop(core);
+            drop(wants);
             let mut addresses = Vec::new();
             for (peer, known) in peers.iter().zip(&mut known) {
                 let found = (peer.resolve)().map_err(|error| error.to_string());
@@ -380,11 +382,7 @@ impl Node {
                 }
                 addresses.extend(found.unwrap_or_default().into_iter().take(MAX_ADDRESSES));
             }
-            // A name for all nodes has this one among its addresses.
-            addresses.retain(|address| *address != self.me.meta.gossip);
-            let mut out = Out::default();
-            lock(&self.core).machine.join(self.clock.now(), &addresses, &mut out);
-            self.perform(out);
+            self.act(|member, now, todo| member.join(now, &addresses, todo));
         }
     }
 }
@@ -400,48 +398,6 @@ fn tell(peer: &Peer, what: News) {
         News::Gone => log::info!("{name} ({kind}) is gone, and nothing is missed by that"),
         News::Left => log::info!("{name} ({kind}) has left, and nothing is missed by that"),
         News::Forgotten => log::warn!("{} is forgotten: its records are not missed any more", forget::described(peer)),
-    }
-}
-
-/// Keeps the table on disk.
-#[derive(Default)]
-struct Keeper {
-    /// The version that was looked at last; 0 if none was.
-    version: u64,
-    /// What was written last.
-    saved: Option<String>,
-    failure: Option<String>,
-}
-
-impl Keeper {
-    /// Writes the table if it differs from what was written last. What fails is tried again the next time.
-    fn save(&mut self, node: &Node) {
-        if !node.fs.keeps() {
-            return;
-        }
-        let core = lock(&node.core);
-        let version = core.version;
-        if self.version == version {
-            return;
-        }
-        let claims = core.table.iter().map(|(claim, _)| claim.clone()).collect();
-        drop(core);
-        let remembered = Remembered { start: node.me.meta.start, claims };
-        let text = remembered.text();
-        if self.saved.as_ref() == Some(&text) {
-            self.version = version;
-            return;
-        }
-        match remembered.save(&*node.fs, &node.dir) {
-            Ok(()) => (self.version, self.saved, self.failure) = (version, Some(text), None),
-            Err(error) => {
-                let failure = error.to_string();
-                if self.failure.as_ref() != Some(&failure) {
-                    log::error!("writing down who is a member, in {}: {failure}", node.dir.display());
-                }
-                self.failure = Some(failure);
-            }
-        }
     }
 }
 

@@ -1,4 +1,5 @@
 use super::*;
+use crate::cluster::State;
 use crate::cluster::{DataId, PeerKind};
 use crate::world::clock::SystemClock;
 use crate::world::fs::memory::MemoryFs;
@@ -80,6 +81,7 @@ fn start(id: u128, store: u128, key: &str, peers: &[SocketAddr], fs: &Arc<Memory
         load: Box::new(move || Load { waiting: 0, stored: id as u64 }),
         dir: "/data".into(),
         dice: Dice::new(id as u64),
+        is_new: false,
         fs: fs.clone(),
         clock,
         metrics: metrics.clone(),
@@ -117,9 +119,10 @@ impl Bench {
 fn two_nodes_meet_with_a_key_and_without() {
     for key in ["", "the key of this cluster"] {
         let a = start(1, 11, key, &[], &disk());
-        assert!(!a.node.wait_joined(Duration::ZERO));
+        assert!(!a.node.is_joined());
         let b = start(2, 12, key, &[a.at], &disk());
-        assert!(b.node.wait_joined(PATIENCE) && a.node.wait_joined(PATIENCE));
+        let joined = |bench: &Bench| bench.node.wait_until(PATIENCE, |member, _| member.is_joined());
+        assert!(joined(&b) && joined(&a));
         a.sees(&[2], &[]);
         b.sees(&[1], &[]);
     }

@@ -172,15 +172,18 @@ impl Outputs<'_> {
 
     fn append_one(&mut self, block: &[u8]) -> Result<(), CompactError> {
         let Some(first) = crate::record::stored::id_at(block) else { return Ok(()) };
+        let store = self.store;
         let (writer, len) = match &mut self.open {
             Some(open) => open,
-            none => none.insert((self.store.begin(first).map_err(CompactError::io("creating an output"))?, 0)),
+            none => none.insert((store.begin(first).map_err(CompactError::io("creating an output"))?, 0)),
         };
         writer.append(block).map_err(|e| match e {
             WriteError::Io(source) => CompactError::Io { doing: "writing an output", source },
             WriteError::NotStored(fault) => CompactError::Wrong(fault.to_string()),
         })?;
         *len += block.len() as u64;
+        store.room().wrote(block.len() as u64);
+        store.room().look_after_writing(|| store.clock().now());
         Ok(())
     }
 

@@ -6,6 +6,7 @@ use super::plan::{self, Candidate, Job, Reason};
 use super::retain::{self, Action, Held, TrustedNow, plan_retention};
 use crate::ops::metrics;
 use crate::segment::handle::Graveyard;
+use crate::segment::room::Refusal;
 use crate::segment::{Segment, State};
 use crate::store::log::StoreLog;
 use crate::store::writer::rename_free;
@@ -40,6 +41,8 @@ pub struct Housekeeper {
     limits: plan::Limits,
     trusted: TrustedNow,
     complained: bool,
+    /// A compaction waits for room, and that was said.
+    cramped: bool,
     purged: Graveyard,
     /// Segments that failed to merge, and how often; those that are gone are forgotten.
     failures: Vec<(Weak<Segment>, u32)>,
@@ -66,6 +69,7 @@ impl Housekeeper {
             settings,
             store,
             complained: false,
+            cramped: false,
             purged: Graveyard::default(),
             failures: Vec::new(),
             not_before: Monotonic::default(),
@@ -75,6 +79,7 @@ impl Housekeeper {
 
     /// Does all there is to do now, unless `stop` is raised meanwhile.
     pub fn tick(&mut self, stop: &Stop) {
+        self.store.room().look(self.store.clock().now());
         self.set_damaged_aside();
         self.retain();
         self.sweep();
@@ -88,7 +93,7 @@ impl Housekeeper {
         let live = self.store.catalogue().live();
         let candidates: Vec<Candidate> =
             live.iter().zip(0..).filter_map(|(segment, key)| self.candidate(segment, key)).collect();
-        let Some(job) = plan::plan(&candidates, &self.limits) else { return false };
+        let Some(job) = self.job(&candidates) else { return false };
         let pick = |key: &u64| live.get(usize::try_from(*key).ok()?).cloned();
         let inputs: Vec<Arc<Segment>> = job.inputs.iter().filter_map(pick).collect();
         drop(live);
@@ -112,6 +117,30 @@ impl Housekeeper {
         }
     }
 
+    /// The next job that fits above the store's mark. One that does not waits, and a smaller one is done instead, as if no
+    /// segment might be larger than the room that there is.
+    fn job(&mut self, candidates: &[Candidate]) -> Option<Job> {
+        let job = plan::plan(candidates, &self.limits)?;
+        let (room, needed) = match self.store.room().spare() {
+            Ok((room, _)) => (room, size_of(&job, candidates)),
+            Err(e) => {
+                log::warn!("asking how much room {} has: {e}", self.store.dir().display());
+                return None;
+            }
+        };
+        let cramped = needed > room;
+        if cramped && !self.cramped {
+            let (path, free) = (self.store.dir().display().to_string(), room.0);
+            log::warn!(path, needed = needed.0, free; "a compaction waits for room: it needs its inputs once more");
+        }
+        self.cramped = cramped;
+        if !cramped {
+            return Some(job);
+        }
+        let limits = plan::Limits { target: Bytes(room.0.min(self.limits.target.0)), ..self.limits };
+        plan::plan(candidates, &limits).filter(|job| size_of(job, candidates) <= room)
+    }
+
     fn candidate(&self, segment: &Arc<Segment>, key: u64) -> Option<Candidate> {
         let failures = self.failures.iter().find(|(failed, _)| failed.as_ptr() == Arc::as_ptr(segment));
         if failures.is_some_and(|(_, times)| *times >= MOST_FAILURES) {
@@ -123,6 +152,11 @@ impl Housekeeper {
 
     /// Waits longer each time; a segment that failed three times is set aside, or left out where that fails too.
     fn failed(&mut self, inputs: &[Arc<Segment>], error: &CompactError) {
+        if let CompactError::Io { source, .. } = error
+            && Refusal::of(source) == Refusal::NoRoom
+        {
+            self.store.room().refused(source, self.store.clock().now());
+        }
         log::warn!("{error}; trying again in {:?}", self.wait);
         self.not_before = self.store.clock().now() + self.wait;
         self.wait = (self.wait * 2).min(LONGEST_WAIT);
@@ -204,7 +238,10 @@ impl Housekeeper {
         let result = self.store.fs().set_modified(&path, now).and_then(|()| rename_free(segment, State::Trashed));
         match &result {
             Ok(()) => self.store.catalogue().trash(segment, now),
-            Err(e) => log::warn!("trashing {}: {e}", path.display()),
+            Err(e) => {
+                self.give_way(e);
+                log::warn!("trashing {}: {e}", path.display());
+            }
         }
         self.store.metrics().counter(metrics::TRASHED, &[success(&result)]).inc();
     }
@@ -221,6 +258,7 @@ impl Housekeeper {
         for (path, e) in self.store.graveyard().sweep() {
             // At the next start it is a segment again, of records that are elsewhere too.
             log::warn!("removing {}: {e}", path.display());
+            self.give_way(&e);
         }
         let before = self.purged.len();
         let failed = self.purged.sweep();
@@ -228,9 +266,24 @@ impl Housekeeper {
         self.store.metrics().counter(metrics::PURGED, &["true"]).add(gone as u64);
         for (path, e) in failed {
             log::warn!("purging {}: {e}; the next start tries again", path.display());
+            self.give_way(&e);
             self.store.metrics().counter(metrics::PURGED, &["false"]).inc();
         }
     }
+
+    /// Something was refused that makes room.
+    fn give_way(&self, error: &io::Error) {
+        self.store.room().give_way(error, self.store.clock().now());
+    }
+}
+
+/// What a job writes at most.
+fn size_of(job: &Job, candidates: &[Candidate]) -> Bytes {
+    // Candidates are in the order of their keys.
+    let found =
+        job.inputs.iter().filter_map(|key| candidates.binary_search_by_key(key, |candidate| candidate.key).ok());
+    let inputs = found.filter_map(|at| candidates.get(at));
+    Bytes(inputs.fold(0u64, |sum, candidate| sum.saturating_add(candidate.len.0)))
 }
 
 fn kind(job: &Job) -> &'static str {

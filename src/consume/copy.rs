@@ -68,8 +68,13 @@ fn answer(peer: &Peer, outcome: Outcome, sent: Option<Digest>) -> Answer {
             Answer::Has(receipt)
         }
         Outcome::Answered(Err(e)) => {
+            if matches!(e, LinkError::Full { .. }) {
+                // The store says it where it begins. This would say it for each batch.
+                log::debug!("{e}");
+                return Answer::Full;
+            }
             log::warn!("{e}");
-            if matches!(e, LinkError::Full { .. }) { Answer::Full } else { Answer::HasNot }
+            Answer::HasNot
         }
         Outcome::TooSlow(why) => {
             log::warn!("replicating to {peer}: {why}");

@@ -235,6 +235,9 @@ pub struct Consumer {
     last_sent: Option<Peer>,
     /// How often the batch was sent as it is now.
     rounds: usize,
+    /// A batch of this size is copied: the target size, less where a store had no room for one, so that a store with little room
+    /// takes small ones. Bytes.
+    largest: u64,
     /// Stores that were asked to take the batch as it is now, and those that have it.
     tried: BTreeSet<Peer>,
     copies: BTreeMap<StoreId, Digest>,
@@ -260,6 +263,7 @@ impl Consumer {
             last_asked: None,
             last_sent: None,
             rounds: 0,
+            largest: settings.target_size.0,
             tried: BTreeSet::new(),
             copies: BTreeMap::new(),
             failures: BTreeMap::new(),
@@ -347,7 +351,11 @@ impl Consumer {
 
     /// Whether what is gathered could be copied.
     fn enough_stores(&self, now: Monotonic) -> bool {
-        self.stores.iter().filter(|store| self.failing.why(now, store).is_none()).count() >= self.settings.replicas
+        self.stores.iter().filter(|store| self.failing.may_be_asked(now, store)).count() >= self.settings.replicas
+    }
+
+    fn size(&self) -> u64 {
+        self.batch.iter().fold(0u64, |sum, piece| sum.saturating_add(piece.offer.len.0))
     }
 
     /// Asks the next ingesters, or starts to copy, or waits.
@@ -358,8 +366,8 @@ impl Consumer {
             return actions;
         }
         let age = now.since(self.since);
-        let size = self.batch.iter().fold(0u64, |sum, piece| sum.saturating_add(piece.offer.len.0));
-        let full = size >= self.settings.target_size.0 || self.batch.len() >= MOST_PIECES;
+        let size = self.size();
+        let full = size >= self.largest || self.batch.len() >= MOST_PIECES;
         if !self.batch.is_empty() && (full || age >= self.settings.target_age) {
             self.start_over();
             return self.copy_elsewhere(now);
@@ -411,6 +419,7 @@ impl Consumer {
         if self.copies.len() < self.settings.replicas {
             return self.copy_elsewhere(now);
         }
+        self.largest = self.largest.saturating_mul(2).min(self.settings.target_size.0);
         let stores = self.copies.keys().map(|store| DataId(store.0)).collect();
         self.start_over();
         let pieces = std::mem::take(&mut self.batch);
@@ -429,7 +438,10 @@ impl Consumer {
                     self.failing.worked(&store);
                 }
                 Answer::Has(_) | Answer::HasNot => self.failing.failed(now, &store, Why::Failed),
-                Answer::Full => self.failing.failed(now, &store, Why::Full),
+                Answer::Full => {
+                    self.failing.failed(now, &store, Why::Full);
+                    self.largest = (self.size() / 4).max(1);
+                }
                 Answer::CutShort => drop(self.tried.remove(&store)),
             }
         }

@@ -32,10 +32,14 @@ impl Why {
     }
 }
 
+/// How long a store that is full is left alone at least, however much it is needed. Nobody tells when there is room again.
+pub const FULL_AT_LEAST: Duration = Duration::from_secs(2);
+
 #[derive(Clone, Copy, Debug)]
 struct Rest {
     why: Why,
     span: Duration,
+    since: Monotonic,
     until: Monotonic,
 }
 
@@ -48,7 +52,7 @@ impl Rests {
     pub fn failed(&mut self, now: Monotonic, peer: &Peer, why: Why) {
         let before = self.0.get(peer).filter(|rest| rest.why == why);
         let span = doubled(before.map_or(Duration::ZERO, |rest| rest.span), why.shortest(), why.longest());
-        self.0.insert(peer.clone(), Rest { why, span, until: now + span });
+        self.0.insert(peer.clone(), Rest { why, span, since: now, until: now + span });
     }
 
     /// It did its work: its next rest is a short one again.
@@ -59,6 +63,13 @@ impl Rests {
     /// Why it is to be left alone at this moment; `None` if it is not.
     pub fn why(&self, now: Monotonic, peer: &Peer) -> Option<Why> {
         self.0.get(peer).filter(|rest| now < rest.until).map(|rest| rest.why)
+    }
+
+    /// Whether it is awake, or is full and was left alone for [`FULL_AT_LEAST`]: enough, where nobody else is to be had.
+    pub fn may_be_asked(&self, now: Monotonic, peer: &Peer) -> bool {
+        self.0
+            .get(peer)
+            .is_none_or(|rest| now >= rest.until || (rest.why == Why::Full && now.since(rest.since) >= FULL_AT_LEAST))
     }
 
     /// Forgets those that are no members any more. `members` is in order.
@@ -89,6 +100,9 @@ mod tests {
                 assert_eq!(rests.why(now, &peer), None, "{why:?} {span}");
             }
         }
+        rests.failed(now, &peer, Why::Full);
+        assert!(!rests.may_be_asked(now + FULL_AT_LEAST - Duration::from_millis(1), &peer));
+        assert!(rests.may_be_asked(now + FULL_AT_LEAST, &peer), "there may be room again");
         rests.worked(&peer);
         rests.failed(second(1000), &peer, Why::Failed);
         assert_eq!(rests.why(second(1001), &peer), None);

@@ -234,8 +234,8 @@ impl Connection<'_> {
                 Ok(mark) => break mark,
                 Err(e) => {
                     self.shared.write_errors.inc();
-                    log::error!("writing to {}: {e}; the connection is held", self.log.dir.display());
-                    if self.stop.wait(RETRY) {
+                    self.log.note_refused_write(&e);
+                    if self.stop.wait(RETRY) || !self.log.wait_for_disk(self.stop) {
                         return Err(e);
                     }
                 }

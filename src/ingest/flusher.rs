@@ -6,6 +6,7 @@ use super::written::Written;
 use crate::ops::metrics as m;
 use crate::record::id::{Id, StreamBits};
 use crate::segment::handle::Known;
+use crate::segment::room::Refusal;
 use crate::segment::{Bounds, Segment, State};
 use crate::unit::{Monotonic, UnixNanos};
 use crate::world::crew::{Stop, lock, wait_for};
@@ -20,9 +21,6 @@ const TICK: Duration = Duration::from_millis(100);
 /// How often the fast port's segments are synced while they are written: a power cut costs no more than this.
 const FAST_SYNC_EVERY: Duration = Duration::from_secs(1);
 
-/// Free room below which writers wait: a sixteenth of the medium, but no more than this.
-const RESERVE: u64 = 64 << 20;
-
 /// The extension of the file whose name is the highest id that is known to be used up.
 pub(super) const MARK_EXTENSION: &str = "mark";
 
@@ -32,7 +30,8 @@ pub fn run(log: &IngestLog, stop: &Stop) {
     while !stop.is_raised() {
         {
             let queue = lock(&log.queue);
-            if queue.closing.is_empty() {
+            // What could not be flushed is tried again at the next tick, not at once.
+            if queue.closing.len() <= rounds.stuck {
                 drop(wait_for(&log.moved, queue, TICK));
             }
         }
@@ -48,6 +47,8 @@ pub fn run(log: &IngestLog, stop: &Stop) {
 pub struct Rounds {
     fast_sync: Monotonic,
     slow: Monotonic,
+    /// Closed segments that could not be flushed.
+    stuck: usize,
 }
 
 impl IngestLog {
@@ -55,7 +56,7 @@ impl IngestLog {
     pub fn round(&self, rounds: &mut Rounds) {
         let now = self.clock.now();
         self.close_old(now);
-        self.flush_closed();
+        rounds.stuck = self.flush_closed();
         self.remove_committed();
         if now.since(rounds.fast_sync) >= FAST_SYNC_EVERY {
             rounds.fast_sync = now;
@@ -64,7 +65,7 @@ impl IngestLog {
         if now.since(rounds.slow) >= FAST_SYNC_EVERY {
             rounds.slow = now;
             self.expire_pending(now);
-            self.look_at_room();
+            self.room.look(now);
         }
     }
 
@@ -78,22 +79,23 @@ impl IngestLog {
         }
     }
 
-    /// Syncs, renames and offers every closed segment; one sync of the directory serves them all.
-    pub fn flush_closed(&self) {
+    /// Syncs, renames and offers every closed segment; one sync of the directory serves them all. Gives how many are left.
+    pub fn flush_closed(&self) -> usize {
         let closing = lock(&self.queue).closing.clone();
         if closing.is_empty() {
-            return;
+            return 0;
         }
         let mut whole = Vec::new();
         for closed in &closing {
             match self.make_durable(closed) {
                 Ok(segments) => whole.push((closed.clone(), segments)),
-                Err(e) => log::error!("flushing {}: {e}", closed.segment.path().display()),
+                Err(e) => self.note_refused(&e, || format!("flushing {}", closed.segment.path().display())),
             }
         }
         if let Err(e) = self.fs.sync_dir(&self.dir) {
             self.note_failed_sync(&e);
         }
+        let left = closing.len() - whole.len();
         let mut queue = lock(&self.queue);
         for (closed, segments) in whole {
             queue.closing.retain(|other| !Arc::ptr_eq(other, &closed));
@@ -103,6 +105,7 @@ impl IngestLog {
         }
         drop(queue);
         self.moved.notify_all();
+        left
     }
 
     /// Brings one closed segment to stable storage under its flushed name. More than one, or none, of what was suspect.
@@ -182,11 +185,11 @@ impl IngestLog {
             return;
         }
         if let Err(e) = self.save_mark(UnixNanos(self.committed_to.load(Ordering::Relaxed))) {
-            log::error!("saving the clock mark in {}: {e}", self.dir.display());
+            self.note_refused(&e, || format!("saving the clock mark in {}", self.dir.display()));
             return;
         }
         for (path, e) in self.graveyard.sweep() {
-            log::error!("removing the committed segment {}: {e}", path.display());
+            self.note_refused(&e, || format!("removing the committed segment {}", path.display()));
         }
     }
 
@@ -209,19 +212,26 @@ impl IngestLog {
         Ok(())
     }
 
-    fn look_at_room(&self) {
-        let Ok(space) = self.fs.space(&self.dir) else { return };
-        let full = space.available.0 < RESERVE.min(space.total.0 / 16);
-        let was = self.nearly_full.swap(full, Ordering::Relaxed);
-        self.metrics.gauge(m::DISK_FREE, &["ingest"]).set(space.available.0 as f64);
-        if full && !was {
-            log::error!(
-                "{} bytes are free at {}: connections are held until there is room",
-                space.available.0,
-                self.dir.display()
-            );
-        } else if was && !full {
-            log::info!("there is room again at {}", self.dir.display());
+    /// Something that makes room was refused. For want of room, that is said by the room itself, once, and it gives way.
+    fn note_refused(&self, error: &io::Error, doing: impl FnOnce() -> String) {
+        match Refusal::of(error) {
+            Refusal::NoRoom => self.room.give_way(error, self.clock.now()),
+            _ => log::error!("{}: {error}", doing()),
+        }
+    }
+
+    /// A batch could not be written. Its connection is held: this says so once, and not for each of them.
+    pub(super) fn note_refused_write(&self, error: &io::Error) {
+        match Refusal::of(error) {
+            Refusal::NoRoom => self.room.refused(error, self.clock.now()),
+            Refusal::TooLong => log::warn!("a segment in {} ends early: {error}", self.dir.display()),
+            Refusal::Passing => log::warn!("writing to {}: {error}; the connection is held", self.dir.display()),
+            Refusal::Broken => {
+                if self.healthy.swap(false, Ordering::Relaxed) {
+                    let path = self.dir.display();
+                    log::error!("writing to {path}: {error}; connections are held, and this node is no longer ready");
+                }
+            }
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::segment::findings::name as name_of;
 use crate::segment::handle::{Graveyard, Known};
 use crate::segment::readable::{Readable, Source};
 use crate::segment::recover::look;
+use crate::segment::room::{Refusal, Room};
 use crate::segment::{Bounds, Segment, State};
 use crate::stream::registry::Registry;
 use crate::unit::{Bytes, Monotonic, UnixNanos};
@@ -65,6 +66,7 @@ pub struct IngestLog {
     pub(super) gauges: Gauges,
     pub(super) limits: Limits,
     id: DataId,
+    is_new: bool,
     pub(super) ids: IdClock,
     pub(super) slots: Vec<Slot>,
     pub(super) queue: Mutex<Queue>,
@@ -76,9 +78,9 @@ pub struct IngestLog {
     pub(super) marked: Mutex<Option<(UnixNanos, PathBuf)>>,
     /// Stores that have segments of this log. Taken under the lock of `queue`, never the other way round.
     witnesses: Mutex<Witnesses>,
-    /// Set when the medium is nearly full: writers wait before they make it worse.
-    pub(super) nearly_full: AtomicBool,
-    /// Cleared after a failed sync: this node should not be given work.
+    /// What is left on the medium: without it writers wait before they make it worse.
+    pub(super) room: Room,
+    /// Cleared after a failed sync or write: this node should not be given work.
     pub(super) healthy: AtomicBool,
     live: Arc<Registry>,
     _lock: Box<dyn Send + Sync>,
@@ -175,6 +177,7 @@ impl IngestLog {
             marked,
             lock,
             live,
+            room,
         } = parts;
         let gauges = Gauges {
             bytes: metrics.counter(m::WRITER_BYTES, &[]),
@@ -198,6 +201,7 @@ impl IngestLog {
             gauges,
             limits,
             id,
+            is_new: mark == UnixNanos(0),
             ids: IdClock::resume(mark),
             slots: (0..=slots.max(1)).map(|_| slot()).collect(),
             queue: Mutex::new(Queue::of(flushed, aside)),
@@ -206,7 +210,7 @@ impl IngestLog {
             witnesses: Mutex::default(),
             committed_to: AtomicU64::new(0),
             marked: Mutex::new(marked),
-            nearly_full: AtomicBool::new(false),
+            room,
             healthy: AtomicBool::new(true),
             live,
             _lock: lock,
@@ -216,6 +220,11 @@ impl IngestLog {
     /// The id that this directory has for life. Where nothing is kept it is another one at each start.
     pub fn id(&self) -> DataId {
         self.id
+    }
+
+    /// Whether no line was ever taken into this directory before it was opened.
+    pub fn is_new(&self) -> bool {
+        self.is_new
     }
 
     /// The slot a connection of the fast port writes to, by the connection's number.
@@ -229,9 +238,12 @@ impl IngestLog {
         &self.slots[self.slots.len() - 1]
     }
 
-    /// Whether syncs work and there is room: a node that is not should not be given work.
-    pub fn is_healthy(&self) -> bool {
-        self.healthy.load(Ordering::Relaxed) && !self.nearly_full.load(Ordering::Relaxed)
+    /// Why this node should not be given work, if there is a reason: there is no room, or a write or sync has failed.
+    pub fn hindrance(&self) -> Option<&'static str> {
+        if !self.healthy.load(Ordering::Relaxed) {
+            return Some("the disk of the ingest tier has failed");
+        }
+        self.room.is_full().then_some("the disk of the ingest tier is full")
     }
 
     /// Gives each record of a batch its id and hands the batch to the operating system. Gives how many bytes the slot has
@@ -261,6 +273,8 @@ impl IngestLog {
             if torn {
                 active.file.condemn();
                 self.close(&mut writer, Reason::Error);
+            } else if Refusal::of(&e) == Refusal::TooLong {
+                self.close(&mut writer, Reason::Size);
             }
             return Err(e);
         }
@@ -273,6 +287,7 @@ impl IngestLog {
         let full = active.checker.len() >= self.limits.flush_size;
         writer.appended += writer.scratch.len() as u64;
         let appended = writer.appended;
+        self.room.wrote(writer.scratch.len() as u64);
         if full {
             self.close(&mut writer, Reason::Size);
         }
@@ -339,6 +354,7 @@ impl IngestLog {
 
     /// Waits while the disk does not keep up with closed segments, or is nearly full. `false` when `stop` was raised.
     pub fn wait_for_disk(&self, stop: &Stop) -> bool {
+        self.room.look_after_writing(|| self.clock.now());
         while self.is_behind() {
             if stop.wait(Duration::from_millis(20)) {
                 return false;
@@ -349,7 +365,7 @@ impl IngestLog {
 
     /// Whether writers must wait: the disk does not keep up with closed segments, or is nearly full.
     pub fn is_behind(&self) -> bool {
-        self.nearly_full.load(Ordering::Relaxed) || lock(&self.queue).closing.len() >= MOST_CLOSING
+        self.room.is_full() || lock(&self.queue).closing.len() >= MOST_CLOSING
     }
 
     /// What a query may read of this tier, as of now. Take it before the stores' own snapshot.
@@ -377,6 +393,7 @@ impl IngestLog {
         let taken = lock(&self.queue).take_next(self.clock.now(), self.limits.pending_timeout);
         let Some((id, segment)) = taken else { return Ok(None) };
         if let Err(e) = segment.rename(&Bounds::From(id).file_name(State::Pending)) {
+            self.room.give_way(&e, self.clock.now());
             let mut queue = lock(&self.queue);
             if let Some(segment) = queue.fail(id) {
                 queue.flushed.insert(id, segment);

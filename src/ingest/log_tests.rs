@@ -74,8 +74,28 @@ fn a_record_is_readable_at_once_and_in_every_state_until_it_is_committed() {
     drop(segment);
     log.round(&mut rounds);
     let left: Vec<String> = RealFs.list(dir.path()).expect("a directory").into_iter().map(|e| e.name).collect();
-    let of_the_directory = |name: &String| name == "LOCK" || name.ends_with(".mark") || name.ends_with(".ingest");
+    let of_the_directory =
+        |name: &String| name == "LOCK" || name == "ballast" || name.ends_with(".mark") || name.ends_with(".ingest");
     assert!(left.iter().all(of_the_directory), "{left:?}");
+}
+
+#[test]
+fn a_directory_is_new_until_a_line_was_taken_and_never_again_even_when_all_is_committed() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let clock = Arc::new(VirtualClock::at(START));
+    assert!(open_at(dir.path(), clock.clone()).is_new());
+    let log = open_at(dir.path(), clock.clone());
+    assert!(log.is_new(), "nothing was taken the first time");
+    append(&log, log.fast_slot(0), b"one\n");
+    drop(log);
+    let log = open_at(dir.path(), clock.clone());
+    assert!(!log.is_new());
+    let id = log.next().expect("renamed").expect("one segment").digest().first;
+    assert!(log.read(id).is_some());
+    assert_eq!(log.commit(id, &[]), Verdict::Done);
+    log.remove_committed();
+    drop(log);
+    assert!(!open_at(dir.path(), clock).is_new());
 }
 
 #[test]
@@ -294,7 +314,7 @@ fn a_segment_whose_sync_and_rewriting_fail_is_rewritten_later_and_never_passed_o
     fs.fail_nth(Op::Sync, 1, io::ErrorKind::Other);
     fs.fail_nth(Op::Write, 1, io::ErrorKind::StorageFull);
     log.flush_closed();
-    assert!(!log.is_healthy(), "a disk that fails to sync is not ready for work");
+    assert!(log.hindrance().is_some(), "a disk that fails to sync is not ready for work");
     assert!(log.next().expect("no rename was due").is_none(), "what was not made durable is not offered");
     assert_eq!(texts(&log), ["one", "two"]);
     log.flush_closed();

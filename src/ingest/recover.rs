@@ -13,7 +13,7 @@
 //! | `ID.mark` | the highest counts; an older one is removed, one that is not empty set aside |
 //! | `HEX.ingest` | the first one counts; it is made again where it is no plain file |
 //! | `HEX.store` where there is no `HEX.ingest` | the directory is that of a store: refused |
-//! | `LOCK`, `members`, `*.corrupt` | left alone, unless they are no plain files |
+//! | `LOCK`, `members`, `ballast`, `*.corrupt` | left alone, unless they are no plain files |
 //! | directories and the like whose names are none of ours, names that are not UTF-8 | left alone |
 //! | anything else | set aside |
 //!
@@ -29,8 +29,9 @@ use crate::ops::metrics::{self as m, Metrics};
 use crate::record::id::Id;
 use crate::record::stored::Digest;
 use crate::segment::findings::{Findings, hint, name as name_of};
-use crate::segment::handle::{DAMAGED, Known, mark_damaged};
+use crate::segment::handle::{DAMAGED, Known, mark_damaged, rename_surely};
 use crate::segment::recover::look;
+use crate::segment::room::{self, Room, Tier};
 use crate::segment::sift::{Survey, survey, tells_of_the_file};
 use crate::segment::{Bounds, Segment, State, identity};
 use crate::stream::registry::Registry;
@@ -64,6 +65,7 @@ pub(super) struct Recovered {
     pub flushed: BTreeMap<Id, Arc<Segment>>,
     /// Files that are neither in order nor set aside: for queries alone.
     pub aside: BTreeMap<Id, Arc<Segment>>,
+    pub room: Room,
     pub mark: UnixNanos,
     pub marked: Option<(UnixNanos, PathBuf)>,
     pub lock: Box<dyn Send + Sync>,
@@ -116,9 +118,14 @@ impl IngestLog {
         let Ground { fs, clock, entropy, metrics, live } = ground;
         fs.create_dir_all(dir).map_err(doing("making the directory", dir))?;
         let lock = fs.lock_dir(dir).map_err(doing("locking the directory", dir))?;
+        let entries = fs.list(dir).map_err(doing("reading the directory", dir))?;
+        identity::refuse_other(&entries, ID_EXTENSION, STORE_EXTENSION).map_err(doing("recovering", dir))?;
+        let total = fs.space(dir).map_err(doing("asking for the room of", dir))?.total;
+        let limits = Limits { flush_size: Tier::largest_segment(limits.flush_size, total), ..limits };
+        let room = Room::open(&fs, dir, Tier::Ingest(limits.flush_size), &metrics);
+        let room = room.map_err(doing("looking after the ballast in", dir))?;
         let mut entries = fs.list(dir).map_err(doing("reading the directory", dir))?;
         entries.sort();
-        identity::refuse_other(&entries, ID_EXTENSION, STORE_EXTENSION).map_err(doing("recovering", dir))?;
         let mut recovery = Recovery::new(&fs, dir, &metrics);
         // Copies first: what they are copies of makes them anew.
         let (copies, others): (Vec<&Entry>, Vec<&Entry>) =
@@ -138,7 +145,7 @@ impl IngestLog {
         };
         let dir = dir.to_path_buf();
         let parts =
-            Recovered { fs, dir, clock, entropy, metrics, limits, live, id, flushed, aside, mark, marked, lock };
+            Recovered { fs, dir, clock, entropy, metrics, limits, live, id, flushed, aside, room, mark, marked, lock };
         Ok(IngestLog::assemble(parts, slots))
     }
 }
@@ -159,7 +166,7 @@ enum Kind {
 
 fn kind_of(entry: &Entry) -> Kind {
     let name = entry.name.as_str();
-    if name.ends_with(".corrupt") || name == LOCK_NAME || remembered::is_ours(name) {
+    if name.ends_with(".corrupt") || name == LOCK_NAME || remembered::is_ours(name) || room::is_ours(name) {
         return Kind::Ours;
     }
     // Such a name is shown as nearly as it can be (see `Entry`), and cannot be worked with.
@@ -377,7 +384,7 @@ impl<'a> Recovery<'a> {
         }
         let right = path.with_file_name(Bounds::From(digest.first).file_name(State::Flushed));
         if right != path {
-            match self.fs.rename_new(path, &right) {
+            match rename_surely(&**self.fs, path, &right) {
                 Ok(()) => {}
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return self.take_twin(path, &right, &digest),
                 Err(e) => return self.stay(path, "giving it its name", survey, e),

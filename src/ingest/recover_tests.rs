@@ -232,7 +232,8 @@ fn one_file_that_cannot_be_read_or_renamed_does_not_keep_the_node_from_starting(
     let flushed = named(5, State::Flushed);
     let fs = MemoryFs::new();
     put(&fs, &flushed, &body(&GOOD));
-    (1..3).for_each(|n| fs.fail_nth(Op::Open, n, io::ErrorKind::PermissionDenied));
+    // The lock and the two files of the ballast come first.
+    (4..6).for_each(|n| fs.fail_nth(Op::Open, n, io::ErrorKind::PermissionDenied));
     let log = open(&fs);
     assert_eq!((found(&log).expect("whole"), corrupt(&log)), (vec![], 1));
     assert_eq!(files(&fs), [(format!("{flushed}.corrupt"), body(&GOOD))].into());
@@ -250,7 +251,7 @@ fn one_file_that_cannot_be_read_or_renamed_does_not_keep_the_node_from_starting(
 
     let fs = MemoryFs::new();
     put(&fs, &flushed, &body(&GOOD));
-    fs.fail_nth(Op::Open, 1, io::ErrorKind::Other);
+    fs.fail_nth(Op::Open, 4, io::ErrorKind::Other);
     fs.fail_nth(Op::Read, 1, io::ErrorKind::Other);
     assert_eq!(found(&open(&fs)).expect("whole"), GOOD, "an error that does not come again costs nothing");
 }

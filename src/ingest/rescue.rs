@@ -10,7 +10,7 @@
 
 use crate::record::id::Id;
 use crate::record::stored::Digest;
-use crate::segment::handle::DAMAGED;
+use crate::segment::handle::{DAMAGED, rename_surely};
 use crate::segment::recover::examine;
 use crate::segment::sift::{Survey, sift, survey};
 use crate::segment::{Bounds, Segment, State};
@@ -123,7 +123,7 @@ fn draft(fs: &dyn FileSystem, damaged: &Path, run: usize) -> io::Result<Draft> {
 fn name_drafts(fs: &dyn FileSystem, damaged: &Path, survey: &Survey, drafts: &mut [Option<Draft>]) -> io::Result<()> {
     for (run, draft) in survey.runs.iter().zip(drafts) {
         if let Some(Draft { path, .. }) = draft {
-            fs.rename_new(path, &final_path(damaged, run.first))?;
+            rename_surely(fs, path, &final_path(damaged, run.first))?;
             *draft = None;
         }
     }

@@ -1,7 +1,8 @@
 //! The routes of the reading room: `/store/query` for people, `/store/_query` and `/ingest/_query` between nodes.
 
 use super::answer::{Body, Query, Told};
-use super::node::{DATA_ID, KNOWN_STORES, Node, Tier};
+use super::node::{DATA_ID, KNOWN_STORES, Node};
+use super::plan::Tier;
 use super::scatter::Scatter;
 use crate::http::{Access, Lane, Reply, Request, Route, path};
 use crate::ops::metrics::Counter;

@@ -3,7 +3,7 @@
 //! ```text
 //! params -> needle (a matcher) -> scan (pieces, through the pool) -> merge, or newest -> answer (of this node: api)
 //!                                 remote (pieces of others) ----------^
-//!                                   ^-- scatter (asks them through calls; complete says what silence means)
+//!                                   ^-- scatter (asks them through calls; plan says whom, and with complete what silence means)
 //! ```
 
 mod answer;
@@ -14,6 +14,7 @@ pub mod needle;
 pub mod newest;
 pub mod node;
 pub mod params;
+pub mod plan;
 pub mod pool;
 pub mod remote;
 pub mod scan;

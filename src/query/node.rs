@@ -1,15 +1,14 @@
 //! What a node answers queries from: its tiers, whom it knows, who scans; and what its answers tell of it.
 
-use super::complete::StoreKey;
+use super::plan::{self, Tier};
 use super::pool::Pool;
-use crate::cluster::{Cluster, DataId, Peer, View};
+use crate::cluster::{Cluster, DataId};
 use crate::http::Reply;
 use crate::http::client::Caller;
 use crate::ops::metrics::{self as m, Counter, Metrics};
 use crate::record::id::Id;
 use crate::segment::readable::Readable;
 use crate::world::clock::Clock;
-use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 
@@ -41,15 +40,6 @@ pub struct Node {
     pub metrics: Arc<Metrics>,
 }
 
-/// The two places in which a record can be.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Tier {
-    /// Not taken over by stores yet.
-    Ingest,
-    /// Taken over.
-    Store,
-}
-
 /// Header: the persistent identity of what a part was read from, 32 hexadecimal digits. Who asks knows by it that nobody
 /// else has the address by now.
 pub const DATA_ID: &str = "X-Oklog-Data-Id";
@@ -61,16 +51,6 @@ pub const KNOWN_STORES: &str = "X-Oklog-Stores";
 /// 5 KiB of names: together with a needle of 8 KiB the head stays within the 16 KiB that our client takes.
 pub const MAX_STORES: usize = 300;
 
-impl Tier {
-    /// What a peer keeps in this tier.
-    pub(super) fn data_of(self, peer: &Peer) -> Option<DataId> {
-        match self {
-            Tier::Ingest => peer.meta.ingest,
-            Tier::Store => peer.meta.store,
-        }
-    }
-}
-
 impl Node {
     pub(super) fn tier(&self, tier: Tier) -> Option<&Snapshot> {
         match tier {
@@ -79,19 +59,9 @@ impl Node {
         }
     }
 
-    /// The stores in a view, living and silent.
-    pub(super) fn stores_in(view: &View) -> BTreeSet<StoreKey> {
-        let stores = view.members().chain(&view.silent).filter(|peer| peer.meta.kind.stores());
-        stores.map(StoreKey::of_peer).collect()
-    }
-
     /// The stores that this node's own ingest tier has reason to know.
     pub(super) fn known_stores(&self) -> String {
-        let mut keys = Node::stores_in(&self.cluster.view());
-        keys.extend((self.witnesses)().into_iter().map(StoreKey::of));
-        for id in (self.forgotten)() {
-            keys.remove(&StoreKey::of(id));
-        }
+        let keys = plan::named_by(&self.cluster.view(), &(self.witnesses)(), &(self.forgotten)());
         let mut names: Vec<String> = keys.iter().take(MAX_STORES).map(|key| key.text()).collect();
         if keys.len() > MAX_STORES {
             names.push("more".into());

@@ -16,6 +16,8 @@ type Work = Box<dyn FnOnce() + Send>;
 pub struct Pool {
     lines: Mutex<Lines>,
     arrived: Condvar,
+    /// There are no threads.
+    inline: bool,
 }
 
 #[derive(Default)]
@@ -40,6 +42,12 @@ impl Pool {
             crew.start(&format!("scan {n}"), LARGE_STACK, move || pool.work(&stop))?;
         }
         Ok(pool)
+    }
+
+    /// A pool without threads: what is put in line is done at once, by whoever puts it there. For one thread in virtual
+    /// time.
+    pub fn inline() -> Arc<Pool> {
+        Arc::new(Pool { inline: true, ..Pool::default() })
     }
 
     /// Opens a line.
@@ -75,6 +83,9 @@ impl Pool {
 impl Line {
     /// Puts a piece of work in line.
     pub fn add(&self, work: impl FnOnce() + Send + 'static) {
+        if self.pool.inline {
+            return work();
+        }
         let mut lines = lock(&self.pool.lines);
         match lines.waiting.iter_mut().find(|(number, _)| *number == self.number) {
             Some((_, line)) => line.push_back(Box::new(work)),

@@ -5,12 +5,11 @@
 //! ```
 //!
 //! A record moves from an ingester to stores and never back. An ingester sends its head when its snapshot stands, and only
-//! then are stores asked: so a record on its way is in the snapshot, or was on R stores before theirs were taken. For the
-//! same reason ingesters are those that were known at the start, and stores those that are known when they are asked.
+//! then are stores asked: so a record on its way is in the snapshot, or was on R stores before theirs were taken.
 //!
-//! A node is silent that did not answer in time, or not as one of ours would. What that means for the answer is decided in
-//! `complete`; a node that breaks off later is judged again then. Where the answer can do without it, it goes on;
-//! otherwise it ends without its final chunk, so that no client takes it for what its head says.
+//! A node is silent that did not answer in time, or not as one of ours would. Whom to ask and what silence means for the
+//! answer is decided in `plan` and `complete`; a node that breaks off later is judged again then. Where the answer can do
+//! without it, it goes on; otherwise it ends without its final chunk, so that no client takes it for what its head says.
 //!
 //! Bounds: [`AT_ONCE`] threads while nodes are asked; then one thread to merge and one to watch. Memory: for each remote
 //! answer two blocks (see `remote`) and the two buffers of its connection, 16 KiB each; besides what a scan of the
@@ -18,12 +17,13 @@
 
 use super::answer::{Body, Query, Told};
 use super::calls::Calls;
-use super::complete::{Missed, StoreKey};
+use super::complete::StoreKey;
 use super::newest::Descending;
-use super::node::{DATA_ID, KNOWN_STORES, Node, Tier};
+use super::node::{DATA_ID, KNOWN_STORES, Node};
+use super::plan::{self, Asked, Owner, Tier, Verdict};
 use super::remote::Remote;
 use super::scan::PartSource;
-use crate::cluster::{Peer, State, View};
+use crate::cluster::{Peer, View};
 use crate::http::client::{Answer, Callee};
 use crate::http::{Reply, Request, path};
 use crate::merge::k_way::{MergeError, Source};
@@ -32,7 +32,6 @@ use crate::record::id::Id;
 use crate::segment::readable::Readable;
 use crate::segment::wire::parse_decimal;
 use crate::world::crew::{each, watched};
-use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 
@@ -67,29 +66,8 @@ struct Gathered {
     own: Vec<Own>,
     heads: Vec<(Owner, Head)>,
     asked: usize,
-    missed: Missed,
+    verdict: Verdict,
     view: Arc<View>,
-}
-
-/// Whose part of the answer a source is.
-#[derive(Clone)]
-struct Owner {
-    tier: Tier,
-    name: String,
-    key: StoreKey,
-}
-
-impl Owner {
-    fn new(tier: Tier, peer: &Peer) -> Owner {
-        Owner { tier, name: peer.name(), key: StoreKey::of_peer(peer) }
-    }
-
-    fn is_missed_in(&self, missed: &mut Missed) {
-        match self.tier {
-            Tier::Ingest => missed.ingester(&self.name),
-            Tier::Store => missed.store(self.key, &self.name),
-        }
-    }
 }
 
 impl Scatter {
@@ -137,43 +115,33 @@ impl Scatter {
         let own_store = snapshot(Tier::Store);
         let stores = self.ask(query, Tier::Store, target, calls, &view);
 
-        let mut missed = missed_ingesters(&before, &view, &ingesters);
-        for peer in view.silent.iter().filter(|peer| peer.meta.kind.stores()) {
-            missed.store(StoreKey::of_peer(peer), &peer.name());
-        }
-        let silent_stores = stores.iter().filter(|(_, head)| head.is_none());
-        silent_stores.for_each(|(peer, _)| missed.store(StoreKey::of_peer(peer), &peer.name()));
         let named = ingesters.iter().filter_map(|(_, head)| head.as_ref()).flat_map(|head| &head.stores).copied();
-        for key in self.unheard_of(&view, named) {
-            missed.store(key, &key.text());
-        }
+        let asked = Asked {
+            before: &before,
+            now: &view,
+            ingesters: outcomes(&ingesters),
+            stores: outcomes(&stores),
+            named: named.collect(),
+            witnesses: &(node.witnesses)(),
+            forgotten: &(node.forgotten)(),
+        };
+        let (verdict, asked) = (Verdict::new(asked.missed(), view.replicas()), asked.count());
 
-        let everybody = ingesters.iter().chain(&stores).map(|(peer, _)| peer.node);
-        let asked = everybody.chain([view.me.node]).collect::<BTreeSet<_>>().len();
         let of = |tier| move |(peer, head): (Peer, Option<Head>)| head.map(|head| (Owner::new(tier, &peer), head));
         let heads = ingesters.into_iter().filter_map(of(Tier::Ingest));
         let heads = heads.chain(stores.into_iter().filter_map(of(Tier::Store))).collect();
         let own = own_ingest.into_iter().chain(own_store).collect();
-        Gathered { own, heads, asked, missed, view }
-    }
-
-    /// The stores that are named but that nobody here has heard of.
-    fn unheard_of(&self, view: &View, named: impl Iterator<Item = StoreKey>) -> BTreeSet<StoreKey> {
-        let mut known = Node::stores_in(view);
-        known.extend((self.node.forgotten)().into_iter().map(StoreKey::of));
-        let own = (self.node.witnesses)().into_iter().map(StoreKey::of);
-        named.chain(own).filter(|key| !known.contains(key)).collect()
+        Gathered { own, heads, asked, verdict, view }
     }
 
     /// Asks one tier of all others in a view. `None` for each that did not answer.
     fn ask(&self, query: &Query, tier: Tier, target: &str, calls: &Calls, view: &View) -> Vec<(Peer, Option<Head>)> {
-        let (path, has_tier): (_, fn(&Peer) -> bool) = match tier {
-            Tier::Ingest => (path::INGEST_QUERY, |peer| peer.meta.kind.ingests()),
-            Tier::Store => (path::STORE_OWN_QUERY, |peer| peer.meta.kind.stores()),
+        let path = match tier {
+            Tier::Ingest => path::INGEST_QUERY,
+            Tier::Store => path::STORE_OWN_QUERY,
         };
         let target = format!("{path}?{target}");
-        let peers: Vec<&Peer> = view.others.iter().filter(|peer| has_tier(peer)).collect();
-        each(&peers, AT_ONCE, |peer| {
+        each(&plan::ask(tier, view), AT_ONCE, |peer| {
             let head = self.ask_one(query, tier, &target, calls, peer);
             if let Err(why) = &head
                 && !query.cancel.is_cancelled()
@@ -195,8 +163,8 @@ impl Scatter {
         if answer.status() != 200 {
             return Err(format!("status {}", answer.status()));
         }
-        if let (Some(wanted), Some(found)) = (tier.data_of(peer), answer.header(DATA_ID))
-            && wanted.to_string() != found
+        if let Some(found) = answer.header(DATA_ID)
+            && tier.is_anothers(peer, found)
         {
             return Err(format!("another node has its address by now, which keeps {found}"));
         }
@@ -206,10 +174,9 @@ impl Scatter {
     /// Sends head and body.
     fn send(&self, query: &Query, gathered: Gathered, reply: Reply) -> io::Result<()> {
         let node = &*self.node;
-        let replicas = gathered.view.replicas();
-        let is_complete = gathered.missed.is_harmless(replicas);
+        let is_complete = gathered.verdict.is_complete();
         let status = if is_complete { 200 } else { 206 };
-        let headers = self.headers(query, &gathered, is_complete);
+        let headers = self.headers(query, &gathered);
         let good_end = if is_complete { "whole" } else { "partial" };
         if query.head_only {
             node.count(good_end);
@@ -219,21 +186,19 @@ impl Scatter {
         let mut body = begun.inspect_err(|_| node.count("cancelled"))?;
         let reach = gathered.own_reach();
         let scanned = Counter::default();
-        let Gathered { own, heads, missed, view, .. } = gathered;
+        let Gathered { own, heads, mut verdict, view, .. } = gathered;
         let (sources, owners) = self.sources(query, own, heads, &view, &scanned);
         let mut merge = query.merge(sources);
-        let mut missed_now = missed.clone();
         let ended = body.write(merge.as_mut(), query.params.limit, |error| {
             if query.cancel.is_cancelled() {
                 return Err(io::ErrorKind::Interrupted.into());
             }
             let Some(owner) = owners.get(error.index()) else { return Err(io::Error::other(error.to_string())) };
-            log::warn!("query: the answer of {} broke off: {error}", owner.name);
-            owner.is_missed_in(&mut missed_now);
-            if missed.may_become(&missed_now, &owner.name, replicas) {
+            log::warn!("query: the answer of {} broke off: {error}", owner.name());
+            if verdict.goes_on_without(owner) {
                 return Ok(());
             }
-            Err(io::Error::other(format!("the answer cannot do without {}: {error}", owner.name)))
+            Err(io::Error::other(format!("the answer cannot do without {}: {error}", owner.name())))
         });
         node.count_work(&scanned, reach, body.records);
         body.end(node, ended, &query.cancel, (good_end, "broken"))
@@ -261,16 +226,17 @@ impl Scatter {
         (sources, owners)
     }
 
-    fn headers(&self, query: &Query, gathered: &Gathered, is_complete: bool) -> Vec<(&'static str, String)> {
+    fn headers(&self, query: &Query, gathered: &Gathered) -> Vec<(&'static str, String)> {
         let heads = || gathered.heads.iter().map(|(_, head)| head);
         let own_segments: usize = gathered.own.iter().map(|own| own.parts.len()).sum();
         let segments = heads().fold(own_segments as u64, |sum, head| sum.saturating_add(head.segments));
         let reach = heads().fold(gathered.own_reach(), |sum, head| sum.saturating_add(head.reach));
-        let silent = gathered.missed.count();
+        let silent = gathered.verdict.missed().count();
+        let is_complete = gathered.verdict.is_complete();
         let told = Told { nodes: gathered.asked, segments, reach, silent, is_complete };
         let mut headers = query.headers(&told, self.node.clock.now());
         if silent > 0 {
-            headers.push(("X-Oklog-Silent-Nodes", gathered.missed.names()));
+            headers.push(("X-Oklog-Silent-Nodes", gathered.verdict.missed().names()));
         }
         headers
     }
@@ -293,31 +259,9 @@ impl Head {
     }
 }
 
-/// The ingesters whose records are missed. `before` is who was there when they were asked, `now` who is there when the last
-/// of them has answered.
-///
-/// One that is neither a member nor silent any more has handed over everything and left, or is forgotten, and the stores
-/// that are asked after this have its records; unless another process has taken over its directory, which was not asked.
-fn missed_ingesters(before: &View, now: &View, asked: &[(Peer, Option<Head>)]) -> Missed {
-    let answered: BTreeSet<_> = asked.iter().filter(|(_, head)| head.is_some()).map(|(peer, _)| peer.node).collect();
-    let is_gone = |peer: &Peer| {
-        let same = |other: &Peer| {
-            other.node == peer.node || (peer.meta.ingest.is_some() && other.meta.ingest == peer.meta.ingest)
-        };
-        !now.members().chain(silent_ingesters(now)).any(same)
-    };
-    let failed = asked.iter().map(|(peer, _)| peer);
-    let candidates = failed.chain(silent_ingesters(before)).filter(|peer| !is_gone(peer)).chain(silent_ingesters(now));
-    let mut missed = Missed::default();
-    for peer in candidates.filter(|peer| peer.meta.kind.ingests() && !answered.contains(&peer.node)) {
-        missed.ingester(&peer.name());
-    }
-    missed
-}
-
-/// The silent nodes whose ingest tier is missed, too: not a node of both tiers that had drained when it left.
-fn silent_ingesters(view: &View) -> impl Iterator<Item = &Peer> {
-    view.silent.iter().filter(|peer| peer.meta.kind.ingests() && peer.state != State::Left)
+/// Whether each has answered.
+fn outcomes(asked: &[(Peer, Option<Head>)]) -> Vec<(&Peer, bool)> {
+    asked.iter().map(|(peer, head)| (peer, head.is_some())).collect()
 }
 
 /// A source of the merge.

@@ -408,41 +408,6 @@ fn stores_are_asked_when_all_ingesters_have_answered() {
 }
 
 #[test]
-fn an_ingester_that_has_left_meanwhile_is_not_missed_unless_another_has_its_directory() {
-    let town = Town::new();
-    let (leaving, slow_store) = (nobody(Ingest, 1, 1), nobody(Store, 2, 1));
-    let before = View { me: nobody(IngestStore, 9, 1), others: vec![leaving.clone()], silent: vec![] };
-    let view = |others: Vec<Peer>, silent: Vec<Peer>| View { others, silent, ..before.clone() };
-    let missed = |now: &View, answered: bool| {
-        let own = Held::default();
-        let (me, _) = town.asked(&own, 1, &[], &[]);
-        let answer = client::get(&agent(Patience::NODE), &url(&me, "")).expect("an answer");
-        let head = answered.then(|| Head { segments: 0, reach: 0, stores: vec![], answer });
-        !missed_ingesters(&before, now, &[(leaving.clone(), head)]).is_harmless(1)
-    };
-    assert!(!missed(&view(vec![slow_store], vec![]), false));
-    assert!(missed(&view(vec![leaving.clone()], vec![]), false));
-    assert!(missed(&view(vec![], vec![leaving.clone()]), false));
-    assert!(!missed(&view(vec![], vec![leaving.clone()]), true));
-    let mut successor = nobody(Ingest, 3, 1);
-    successor.meta.ingest = leaving.meta.ingest;
-    assert!(missed(&view(vec![successor], vec![]), false));
-}
-
-#[test]
-fn a_silent_node_of_both_tiers_is_missed_as_an_ingester_unless_it_had_drained_and_left() {
-    let silent = |state| Peer { state, ..nobody(IngestStore, 1, 2) };
-    let view = |silent| View { me: nobody(IngestStore, 9, 2), others: vec![], silent };
-    let harmless = |before: Vec<Peer>, now: Vec<Peer>, asked: &[(Peer, Option<Head>)]| {
-        missed_ingesters(&view(before), &view(now), asked).is_harmless(1)
-    };
-    let (dead, left) = (silent(State::Dead), silent(State::Left));
-    assert!(!harmless(vec![dead.clone()], vec![dead], &[]));
-    assert!(harmless(vec![left.clone()], vec![left.clone()], &[]));
-    assert!(harmless(vec![], vec![left], &[(silent(State::Alive), None)]), "it left while it was asked");
-}
-
-#[test]
 fn a_head_request_sums_up_what_all_would_read() {
     let town = Town::new();
     let one = town.node(Store, 1, 1, &Held::with(&[], &ids(0..10)));

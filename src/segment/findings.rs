@@ -1,6 +1,6 @@
 //! What a start has found wrong in a directory: each file is told of in one line, and all of them are summed up at the end.
 
-use super::handle::set_aside;
+use super::handle::{DAMAGED, set_aside};
 use crate::ops::metrics::Counter;
 use crate::world::fs::FileSystem;
 use std::fmt::Display;
@@ -50,7 +50,7 @@ impl Findings {
             Ok(to) => {
                 self.corrupt.inc();
                 self.aside += 1;
-                log::error!("{}: {why}: set aside as {}; {then}", path.display(), name(&to));
+                log::error!("{}: {why}: set aside as {}; {then}", shown(path), name(&to));
                 Ok(())
             }
             Err(e) => self.cannot(path, why, e),
@@ -103,7 +103,7 @@ impl Findings {
         }
         self.corrupt.inc();
         self.left += 1;
-        log::error!("{}: {why}: it is left as it is until the next start: {error}", path.display());
+        log::error!("{}: {why}: it is left as it is until the next start: {error}", shown(path));
         Ok(())
     }
 
@@ -118,6 +118,12 @@ impl Findings {
             );
         }
     }
+}
+
+/// A path with the name that people know a file by.
+fn shown(path: &Path) -> String {
+    let text = path.display().to_string();
+    text.strip_suffix(DAMAGED).unwrap_or(&text).to_string()
 }
 
 /// The last part of a path.

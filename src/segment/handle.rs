@@ -108,7 +108,7 @@ impl Segment {
         if to == place.path {
             return Ok(());
         }
-        self.fs.rename_new(&place.path, &to)?;
+        rename_surely(self.fs.as_ref(), &place.path, &to)?;
         place.path = to;
         Ok(())
     }
@@ -192,6 +192,15 @@ pub fn mark_damaged(fs: &dyn FileSystem, path: &Path) -> io::Result<PathBuf> {
     rename_beside(fs, path, DAMAGED)
 }
 
+/// Renames to a name that nobody has. An error may come though it was done; then it was done.
+pub fn rename_surely(fs: &dyn FileSystem, from: &Path, to: &Path) -> io::Result<()> {
+    let is_gone = |path| matches!(fs.open(path), Err(e) if e.kind() == io::ErrorKind::NotFound);
+    match fs.rename_new(from, to) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists && is_gone(from) && !is_gone(to) => Ok(()),
+        other => other,
+    }
+}
+
 fn rename_beside(fs: &dyn FileSystem, path: &Path, extension: &str) -> io::Result<PathBuf> {
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let name = name.strip_suffix(DAMAGED).unwrap_or(&name);
@@ -200,7 +209,7 @@ fn rename_beside(fs: &dyn FileSystem, path: &Path, extension: &str) -> io::Resul
     for n in 0..MOST_NAMES {
         let number = if n == 0 { String::new() } else { format!(".{n}") };
         let to = path.with_file_name(format!("{stem}{number}{extension}"));
-        match fs.rename_new(path, &to) {
+        match rename_surely(fs, path, &to) {
             Ok(()) => return Ok(to),
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             Err(e) => return Err(e),

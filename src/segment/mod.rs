@@ -11,6 +11,7 @@ pub mod name;
 pub mod readable;
 pub mod reader;
 pub mod recover;
+pub mod room;
 pub mod sift;
 pub mod wire;
 

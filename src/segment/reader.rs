@@ -117,13 +117,17 @@ impl Read for FileRange {
         if wanted == 0 {
             return Ok(0);
         }
-        match self.file.read_at(&mut buffer[..wanted], self.at)? {
-            0 => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the segment is shorter than it was")),
-            n => {
-                self.at.0 += n as u64;
-                Ok(n)
+        let n = loop {
+            match self.file.read_at(&mut buffer[..wanted], self.at) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                other => break other?,
             }
+        };
+        if n == 0 {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the segment is shorter than it was"));
         }
+        self.at.0 += n as u64;
+        Ok(n)
     }
 }
 

@@ -28,8 +28,11 @@ fn replicate(store: &StoreLog, request: &mut Request, reply: Reply) -> io::Resul
     match store.replicate(&mut WholeBody(request), &|| true) {
         Ok(receipt) => reply.send(200, &Receipt::headers(&receipt), b""),
         Err(e) => {
-            log::warn!("a segment was not taken: {e}");
-            if matches!(e, ReplicateError::Full(_)) {
+            if !matches!(e, ReplicateError::Full(_)) {
+                log::warn!("a segment was not taken: {e}");
+            } else {
+                // That there is no room is said once, where it begins.
+                log::debug!("a segment was not taken: {e}");
                 // A sender listens when it has sent all. Before, it would find the connection broken, and not that there is
                 // no room. One that goes away meanwhile needs no answer.
                 let _ = io::copy(request.body(), &mut io::sink());

@@ -4,7 +4,7 @@
 //! their last reader. Segments come in through [`StoreLog::replicate`] and through compaction; queries take snapshots.
 
 use super::catalogue::Catalogue;
-use super::recover::{Copied, STORE_EXTENSION, copy_out, recover};
+use super::recover::{Copied, STORE_EXTENSION, copy_out, recover, refuse_other_tier};
 use super::replicate::StoreId;
 use super::writer::{self, Sealed, Writer};
 use crate::ops::metrics::{self, Counter, Histogram, Metrics};
@@ -12,6 +12,7 @@ use crate::record::id::Id;
 use crate::segment::findings::{hint, name as name_of};
 use crate::segment::handle::{Graveyard, Known};
 use crate::segment::recover::look;
+use crate::segment::room::{Room, Tier};
 use crate::segment::{Segment, State, identity};
 use crate::world::clock::Clock;
 use crate::world::entropy::Entropy;
@@ -64,6 +65,7 @@ pub struct StoreLog {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) id: StoreId,
     pub(super) metrics: Arc<Metrics>,
+    room: Room,
     catalogue: Catalogue,
     graveyard: Graveyard,
     sync_seconds: Histogram,
@@ -84,6 +86,9 @@ impl StoreLog {
         fs.create_dir_all(&dir).map_err(StoreError::io("making", &dir))?;
         let lock = fs.lock_dir(&dir).map_err(StoreError::io("locking", &dir))?;
         let corrupt = metrics.counter(metrics::CORRUPT, &["store"]);
+        refuse_other_tier(&*fs, &dir)?;
+        let room = Room::open(&fs, &dir, Tier::Store, &metrics)
+            .map_err(StoreError::io("looking after the ballast in", &dir))?;
         let found = recover(&fs, &dir, &corrupt)?;
         let id = match found.id {
             Some(id) => id,
@@ -96,6 +101,7 @@ impl StoreLog {
             sync_seconds: metrics.histogram(metrics::SYNC_SECONDS, &["store"]),
             catalogue: Catalogue::new(found.live, found.trash),
             graveyard: Graveyard::default(),
+            room,
             metrics: metrics.clone(),
             _lock: lock,
             corrupt,
@@ -132,6 +138,16 @@ impl StoreLog {
     /// What was given up and is still being read.
     pub fn graveyard(&self) -> &Graveyard {
         &self.graveyard
+    }
+
+    /// What is left on the medium.
+    pub fn room(&self) -> &Room {
+        &self.room
+    }
+
+    /// Why this store should not be sent segments, if there is a reason.
+    pub fn hindrance(&self) -> Option<&'static str> {
+        self.room.is_full().then_some("the disk of the store is full")
     }
 
     /// The file system the store lies in.
@@ -233,10 +249,6 @@ impl StoreLog {
         for (state, count, bytes) in sums {
             metrics.gauge(metrics::STORE_SEGMENTS, &[state.extension()]).set(count as f64);
             metrics.gauge(metrics::STORE_SEGMENT_BYTES, &[state.extension()]).set(bytes as f64);
-        }
-        match self.fs.space(&self.dir) {
-            Ok(space) => metrics.gauge(metrics::DISK_FREE, &["store"]).set(space.available.0 as f64),
-            Err(e) => log::warn!("asking how much room {} has: {e}", self.dir.display()),
         }
     }
 }

@@ -10,7 +10,7 @@
 //! | cannot be opened, or is no plain file | set aside |
 //! | `HEX.store` | the first one counts; it is made again where it is no plain file |
 //! | `HEX.ingest` where there is no `HEX.store` | the directory is that of an ingest tier: refused |
-//! | `LOCK`, `members`, `*.corrupt` | left alone, unless they are no plain files |
+//! | `LOCK`, `members`, `ballast`, `*.corrupt` | left alone, unless they are no plain files |
 //! | directories and the like whose names are none of ours, names that are not UTF-8 | left alone |
 //! | anything else | set aside as `.corrupt`, never deleted |
 //!
@@ -34,7 +34,7 @@ use crate::segment::handle::Known;
 use crate::segment::reader::LONGEST_RECORD;
 use crate::segment::recover::{examine, look};
 use crate::segment::sift::{Survey, sift, survey, tells_of_the_file};
-use crate::segment::{Bounds, Segment, State, identity, name};
+use crate::segment::{Bounds, Segment, State, identity, name, room};
 use crate::unit::Bytes;
 use crate::world::fs::real::LOCK_NAME;
 use crate::world::fs::{Entry, File, FileSystem, read_full_at};
@@ -59,11 +59,16 @@ pub struct Found {
     pub trash: Vec<Trashed>,
 }
 
+/// Refuses the directory of an ingest tier, before anything in it is changed.
+pub(super) fn refuse_other_tier(fs: &dyn FileSystem, dir: &Path) -> Result<(), StoreError> {
+    let entries = fs.list(dir).map_err(StoreError::io("listing", dir))?;
+    identity::refuse_other(&entries, STORE_EXTENSION, INGEST_EXTENSION).map_err(StoreError::io("recovering", dir))
+}
+
 /// Brings `dir` into order. The caller holds its lock. `corrupt` counts what was wrong.
 pub fn recover(fs: &Arc<dyn FileSystem>, dir: &Path, corrupt: &Counter) -> Result<Found, StoreError> {
     let mut entries = fs.list(dir).map_err(StoreError::io("listing", dir))?;
     entries.sort();
-    identity::refuse_other(&entries, STORE_EXTENSION, INGEST_EXTENSION).map_err(StoreError::io("recovering", dir))?;
     let findings = Findings::new(dir, corrupt.clone());
     let mut recovery = Recovery { fs, dir, findings, found: Found::default() };
     for entry in &entries {
@@ -90,7 +95,8 @@ enum Kind {
 }
 
 fn kind_of(file_name: &str) -> Kind {
-    if file_name == LOCK_NAME || remembered::is_ours(file_name) || file_name.ends_with(".corrupt") {
+    let ours = file_name == LOCK_NAME || remembered::is_ours(file_name) || room::is_ours(file_name);
+    if ours || file_name.ends_with(".corrupt") {
         return Kind::Ours;
     }
     // Such a name is shown as nearly as it can be (see `Entry`), and cannot be worked with.

@@ -13,6 +13,7 @@ use crate::record::stored::{self, Digest, NotStored};
 use crate::segment::reader::BlockReader;
 use crate::segment::recover::examine;
 use crate::segment::{Segment, identity, wire};
+use crate::unit::Bytes;
 use std::fmt;
 use std::io::{self, Read};
 
@@ -121,8 +122,17 @@ impl std::error::Error for ReplicateError {
 
 impl StoreLog {
     /// Takes a segment: `body` to its end, after which `whole` says whether the sender really finished it. The receipt
-    /// means that it is on stable storage. The same content again is answered by a receipt, and kept once.
+    /// means that it is on stable storage. The same content again is answered by a receipt, and kept once. What would leave less
+    /// than the reserve free is [`ReplicateError::Full`], at the block that would.
     pub fn replicate(&self, body: &mut dyn Read, whole: &dyn Fn() -> bool) -> Result<Receipt, ReplicateError> {
+        self.take_in(body, whole).inspect_err(|e| {
+            if let ReplicateError::Full(e) = e {
+                self.room().refused(e, self.clock.now());
+            }
+        })
+    }
+
+    fn take_in(&self, body: &mut dyn Read, whole: &dyn Fn() -> bool) -> Result<Receipt, ReplicateError> {
         let writer = self.copy_in(body)?;
         if !whole() {
             return Err(ReplicateError::Body(io::ErrorKind::UnexpectedEof.into()));
@@ -146,10 +156,14 @@ impl StoreLog {
         let mut block = Vec::new();
         let mut writer: Option<Writer> = None;
         while blocks.next_block(&mut block).map_err(ReplicateError::Body)? {
+            // Before anything is written: what makes room needs some, and an error of the disk comes too late for it.
+            self.room()
+                .admit(Bytes(block.len() as u64), self.clock.now())
+                .map_err(ReplicateError::io("asking for the room of"))?;
             let open = match &mut writer {
                 Some(open) => open,
                 empty => {
-                    let at = crate::unit::Bytes(0);
+                    let at = Bytes(0);
                     let first = stored::id_at(&block).ok_or(ReplicateError::NotStored(NotStored::BadId { at }))?;
                     empty.insert(self.begin(first).map_err(ReplicateError::io("creating"))?)
                 }

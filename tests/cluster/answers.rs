@@ -4,7 +4,8 @@ use crate::harness::command::{oklog, run};
 use crate::harness::http::{Answer, Exchange};
 use crate::harness::logs::{assert_same_lines, numbered};
 use crate::harness::{Cluster, DEATH, JOIN, Node, Role, short_or_long, within};
-use crate::pour::{Ledger, Pour, missed};
+use crate::ledger::{Ledger, missed};
+use crate::pour::Pour;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 

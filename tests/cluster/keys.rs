@@ -4,7 +4,7 @@ use crate::harness::command::{oklog, run};
 use crate::harness::http::Exchange;
 use crate::harness::logs::numbered;
 use crate::harness::{Cluster, DEATH, JOIN, Node, Role, loopback, throughout};
-use crate::pour::Ledger;
+use crate::ledger::Ledger;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;

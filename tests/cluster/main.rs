@@ -8,6 +8,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test may panic, its helpers too
 
 mod harness;
+#[allow(dead_code)]
+mod ledger;
 mod netns;
 mod pour;
 

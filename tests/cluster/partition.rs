@@ -1,8 +1,8 @@
 //! A network that falls apart and heals, between machines with addresses of their own.
 
 use crate::harness::{Cluster, DEATH, JOIN, Node, Role, short_or_long, within};
+use crate::ledger::Ledger;
 use crate::netns::{Switch, address};
-use crate::pour::Ledger;
 use std::net::UdpSocket;
 use std::time::Duration;
 

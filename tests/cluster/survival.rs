@@ -2,7 +2,8 @@
 
 use crate::harness::command::{Running, oklog};
 use crate::harness::{Cluster, DEATH, JOIN, Node, Role, loopback, short_or_long};
-use crate::pour::{Ledger, Pour};
+use crate::ledger::Ledger;
+use crate::pour::Pour;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 

@@ -9,9 +9,15 @@
 #[path = "../e2e/harness/mod.rs"]
 #[allow(dead_code, unused_imports)]
 mod harness;
+#[path = "../cluster/ledger.rs"]
+#[allow(dead_code)]
+mod ledger;
+mod load;
+mod places;
 
 mod drain;
 mod full_disk;
 mod killed;
 mod power_cut;
+mod wrong_at_random;
 mod wrong_files;

@@ -16,7 +16,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 /// Records whose text is their place, of one stream, a microsecond apart.
 struct Series {
@@ -27,7 +27,8 @@ struct Series {
 impl Series {
     /// The `n`-th series of a test, some minutes old, so that retention leaves it alone.
     fn new(n: u64) -> Series {
-        let now = SystemClock::default().unix();
+        static NOW: OnceLock<UnixNanos> = OnceLock::new();
+        let now = NOW.get_or_init(|| SystemClock::default().unix());
         Series { start: UnixNanos(now.0 - 600_000_000_000 + n * 1_000_000_000), stream: StreamBits::from_random(n + 7) }
     }
 

@@ -5,11 +5,10 @@ use super::{Base, Tiers, resolve};
 use crate::cli::address::Address;
 use crate::cli::settings::ServeFlags;
 use crate::cluster::auth::Keys;
-use crate::cluster::remembered::Remembered;
 use crate::cluster::signature::{HttpGuard, HttpSigner};
 use crate::cluster::thread::{Named, Node, Setup};
 use crate::cluster::timing::Timing;
-use crate::cluster::{Cluster, Load, Meta, NodeId, PeerKind, advertise};
+use crate::cluster::{Cluster, Load, Meta, NodeId, advertise};
 use crate::consume::clustered::Clustered;
 use crate::consume::links::{IngestLink, Membership, StoreLink};
 use crate::http::Guard;
@@ -21,14 +20,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// How long a start waits for an answer of any peer that was named, before it takes lines alone.
-const FIRST_WORD: Duration = Duration::from_secs(3);
-
-/// How long a new ingester is known to somebody before it takes lines: that it joined is known to all members by then
-/// (1.6 s at 5,000 nodes, simulated), so no query that calls itself complete leaves it out. One that was there before
-/// is missed while it is away, so it need not wait.
-const KNOWN_TO_ALL: Duration = Duration::from_millis(1600);
 
 /// How long saying good-bye may take.
 const GOOD_BYE: Duration = Duration::from_secs(1);
@@ -43,8 +34,6 @@ pub struct Joined {
     pub caller: Caller,
     node: Arc<Node>,
     has_peers: bool,
-    /// Whether no process has served these directories before.
-    is_new: bool,
 }
 
 /// Joins the cluster. The directories are recovered and the API is bound, to `api`, so that whoever hears of this node can
@@ -62,8 +51,6 @@ pub fn join_cluster(base: &Base, flags: &ServeFlags, tiers: &Tiers, api: SocketA
     let (node, unix_ms) = (NodeId(random_u128()), base.clock.unix_millis().0);
     let sign = HttpSigner::new(keys.clone(), node, unix_ms).map(|signer| Arc::new(signer) as Arc<dyn Sign>);
     let guard = HttpGuard::new(keys.clone(), node, base.clock.clone()).map(|guard| Arc::new(guard) as Arc<dyn Guard>);
-    let dir = directory(flags)?;
-    let is_new = Remembered::load(&*base.fs, dir).is_ok_and(|remembered| remembered == Remembered::default());
     let setup = Setup {
         socket,
         node,
@@ -72,8 +59,9 @@ pub fn join_cluster(base: &Base, flags: &ServeFlags, tiers: &Tiers, api: SocketA
         keys,
         peers: server.peers.iter().cloned().map(named).collect(),
         load: load(tiers),
-        dir: dir.to_path_buf(),
+        dir: directory(flags)?.to_path_buf(),
         dice: Dice::new(random_u64()),
+        is_new: tiers.ingest.as_ref().is_some_and(|tier| tier.log().is_new()),
         fs: base.fs.clone(),
         clock: base.clock.clone(),
         metrics: base.metrics.clone(),
@@ -82,7 +70,7 @@ pub fn join_cluster(base: &Base, flags: &ServeFlags, tiers: &Tiers, api: SocketA
     };
     let node = Node::start(setup).map_err(|e| format!("starting the threads of the cluster: {e}"))?;
     let has_peers = !server.peers.is_empty();
-    Ok(Joined { cluster: node.clone(), guard, caller: Caller::new(sign), node, has_peers, is_new })
+    Ok(Joined { cluster: node.clone(), guard, caller: Caller::new(sign), node, has_peers })
 }
 
 /// Where the table of members is kept: beside the store, or beside the ingest tier of a node without one.
@@ -151,23 +139,15 @@ impl Joined {
     }
 
     /// Waits, before lines are taken, until this node is known; not for ever: lines are taken alone, too.
-    pub fn settle(&self, base: &Base) {
-        if !self.has_peers {
-            return;
-        }
-        if !self.node.wait_joined(FIRST_WORD) {
+    pub fn settle(&self) {
+        if !self.node.wait_for_doors(self.has_peers) {
             log::warn!("no peer has answered yet: they are called until one does");
-            return;
-        }
-        let takes_lines = self.cluster.view().me.meta.kind != PeerKind::Store;
-        if self.is_new && takes_lines {
-            base.stop.wait(KNOWN_TO_ALL);
         }
     }
 
     /// Whether the node has its place: it is alone by its flags, or others know it.
     pub fn is_in(&self) -> bool {
-        !self.has_peers || self.node.wait_joined(Duration::ZERO)
+        !self.has_peers || self.node.is_joined()
     }
 
     /// Says good-bye. `drained`: the ingest tier, if there is one, holds nothing that no store has. A store's records are

@@ -73,7 +73,7 @@ fn serve(flags: &ServeFlags) -> Result<bool, String> {
     let health = Arc::new(tiers.health(&joined));
     let started = start_api(&base, flags.kind(), &tiers, listener, &joined, &health)
         .and_then(|()| tiers.start_threads(&base, &joined))
-        .map(|()| joined.settle(&base))
+        .map(|()| joined.settle())
         .and_then(|()| tiers.ingest.as_ref().map_or(Ok(()), IngestTier::open_doors));
     if let Err(sentence) = started {
         // Others know of this node by now. What its directories hold is missed until it does start.
@@ -148,13 +148,15 @@ impl Tiers {
         Ok(Tiers { ingest, store, live })
     }
 
-    /// Readiness: a sound disk, and a place in the cluster.
+    /// Readiness: sound disks with room, and a place in the cluster.
     fn health(&self, joined: &Arc<Joined>) -> Health {
-        let (log, joined) = (self.ingest.as_ref().map(|ingest| ingest.log().clone()), joined.clone());
-        Health::new(move || match () {
-            () if log.as_ref().is_some_and(|log| !log.is_healthy()) => Some("the disk is full, or a sync has failed"),
-            () if !joined.is_in() => Some("joining the cluster"),
-            () => None,
+        let ingest = self.ingest.as_ref().map(|tier| tier.log().clone());
+        let store = self.store.as_ref().map(|tier| tier.log().clone());
+        let joined = joined.clone();
+        Health::new(move || {
+            let ingest = ingest.as_ref().and_then(|log| log.hindrance());
+            let store = store.as_ref().and_then(|log| log.hindrance());
+            ingest.or(store).or_else(|| (!joined.is_in()).then_some("joining the cluster"))
         })
     }
 

@@ -7,6 +7,9 @@ pub mod memory;
 pub mod nop;
 pub mod real;
 
+#[cfg(test)]
+mod contract_tests;
+
 use crate::unit::{Bytes, UnixMillis};
 use std::io;
 use std::path::Path;
@@ -14,13 +17,14 @@ use std::sync::Arc;
 
 /// What the servers ask of a file system.
 pub trait FileSystem: Send + Sync {
-    /// Makes a directory and its parents; one that exists is fine. Each new entry is synced into its parent.
+    /// Makes a directory and its parents; one that exists is fine. Each new entry is synced into its parent, and that of
+    /// the first one that exists, since whoever made it may not have come that far.
     fn create_dir_all(&self, dir: &Path) -> io::Result<()>;
 
     /// What a directory holds, in no order.
     fn list(&self, dir: &Path) -> io::Result<Vec<Entry>>;
 
-    /// Opens a file for reading.
+    /// Opens a file for reading. A directory is [`io::ErrorKind::IsADirectory`].
     fn open(&self, path: &Path) -> io::Result<Arc<dyn File>>;
 
     /// Opens a file for appending and truncating. Only recovery does this.
@@ -31,13 +35,14 @@ pub trait FileSystem: Send + Sync {
     fn create_new(&self, path: &Path) -> io::Result<Arc<dyn File>>;
 
     /// Renames atomically to a name that nobody has; an existing one is [`io::ErrorKind::AlreadyExists`] and nothing has
-    /// changed. Durable only after [`FileSystem::sync_dir`].
+    /// changed. After another error it may have happened all the same. Durable only after [`FileSystem::sync_dir`].
     fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()>;
 
     /// Removes a file. Durable only after [`FileSystem::sync_dir`].
     fn remove(&self, path: &Path) -> io::Result<()>;
 
-    /// Brings the entries of a directory to stable storage.
+    /// Brings the entries of a directory to stable storage. After an error any of its latest changes may be durable or
+    /// not, and a later success need not speak for them.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
 
     /// Sets the time at which a file was last changed.
@@ -51,6 +56,10 @@ pub trait FileSystem: Send + Sync {
         true
     }
 
+    /// Creates a file of `size` zeroes whose blocks are the file's own from now on. On an error there is no file; where the file
+    /// system cannot promise blocks that is [`io::ErrorKind::Unsupported`].
+    fn reserve(&self, path: &Path, size: Bytes) -> io::Result<()>;
+
     /// Locks a directory for this process until the guard is dropped; [`io::ErrorKind::WouldBlock`] with the holder's own
     /// words in the message if another process has it.
     fn lock_dir(&self, dir: &Path) -> io::Result<Box<dyn Send + Sync>>;
@@ -61,13 +70,14 @@ pub trait File: Send + Sync {
     /// Appends all of `bytes`, or fails; a failure may leave some of them at the end of the file.
     fn append(&self, bytes: &[u8]) -> io::Result<()>;
 
-    /// Reads from `offset` on, as much as is there and fits; 0 at the end.
+    /// Reads from `offset` on what is there and fits, or less; 0 at the end. May be [`io::ErrorKind::Interrupted`]: then
+    /// it is asked again, as [`read_full_at`] does.
     fn read_at(&self, buffer: &mut [u8], offset: Bytes) -> io::Result<usize>;
 
     /// How long the file is now.
     fn size(&self) -> io::Result<Bytes>;
 
-    /// Cuts the file to a length.
+    /// Cuts the file to a length; one that is not longer stays as it is.
     fn truncate(&self, to: Bytes) -> io::Result<()>;
 
     /// Brings content and length to stable storage (`fdatasync`). After an error the file is suspect: never try again.

@@ -52,6 +52,10 @@ impl FileSystem for NopFs {
         Ok(Space { total: Bytes(u64::MAX), available: Bytes(u64::MAX) })
     }
 
+    fn reserve(&self, _path: &Path, _size: Bytes) -> io::Result<()> {
+        Ok(())
+    }
+
     fn keeps(&self) -> bool {
         false
     }

@@ -2,7 +2,7 @@
 
 use super::{Entry, File, FileSystem, Space};
 use crate::unit::{Bytes, UnixMillis};
-use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with, statvfs};
+use rustix::fs::{CWD, FallocateFlags, FlockOperation, OFlags, RenameFlags, fallocate, flock, renameat_with, statvfs};
 use std::fs;
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -23,19 +23,17 @@ pub struct RealFs;
 
 impl FileSystem for RealFs {
     fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        let above = dir.parent().map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent });
         if dir.is_dir() {
-            return Ok(());
+            // Whoever made it may have been killed before its entry was synced.
+            return above.map_or(Ok(()), |above| sync_if_ours(self.sync_dir(above)));
         }
-        if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            self.create_dir_all(parent)?;
-        }
+        let above = above.unwrap_or(Path::new("."));
+        self.create_dir_all(above)?;
         match fs::create_dir(dir) {
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => self.sync_dir(above),
             Err(e) => Err(e),
-            Ok(()) => match dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-                Some(parent) => self.sync_dir(parent),
-                None => self.sync_dir(Path::new(".")),
-            },
+            Ok(()) => self.sync_dir(above),
         }
     }
 
@@ -61,7 +59,14 @@ impl FileSystem for RealFs {
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
-        Ok(Arc::new(RealFile(fs::File::open(path)?)))
+        // A pipe would be waited for until somebody writes into it; a plain file is not changed by the flag (open(2)).
+        let at_once = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
+        let file = fs::File::options().read(true).custom_flags(at_once).open(path)?;
+        // A directory can be opened, and fails only when it is read.
+        if file.metadata()?.is_dir() {
+            return Err(rustix::io::Errno::ISDIR.into());
+        }
+        Ok(Arc::new(RealFile(file)))
     }
 
     fn open_append(&self, path: &Path) -> io::Result<Arc<dyn File>> {
@@ -75,8 +80,9 @@ impl FileSystem for RealFs {
 
     fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
         match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-            // A file system without the flag (renameat2(2): EINVAL): a second name, then the first one goes.
-            Err(rustix::io::Errno::INVAL) => {
+            // A file system without the flag, or a kernel without the call (renameat2(2)): a second name, then the first
+            // one goes. When that fails the file has two names, of which neither is taken back: it may have happened.
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
                 fs::hard_link(from, to)?;
                 fs::remove_file(from)
             }
@@ -89,7 +95,9 @@ impl FileSystem for RealFs {
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        fs::File::open(dir)?.sync_all()
+        // Not a file by mistake, whose sync would say nothing of its name.
+        let directory = OFlags::DIRECTORY.bits().cast_signed();
+        fs::File::options().read(true).custom_flags(directory).open(dir)?.sync_all()
     }
 
     fn set_modified(&self, path: &Path, to: UnixMillis) -> io::Result<()> {
@@ -100,6 +108,15 @@ impl FileSystem for RealFs {
         let found = statvfs(dir)?;
         let of = |blocks: u64| Bytes(blocks.saturating_mul(found.f_frsize));
         Ok(Space { total: of(found.f_blocks), available: of(found.f_bavail) })
+    }
+
+    fn reserve(&self, path: &Path, size: Bytes) -> io::Result<()> {
+        let file = fs::File::options().write(true).create_new(true).mode(FILE_MODE).open(path)?;
+        fallocate(&file, FallocateFlags::empty(), 0, size.0).map_err(|e| {
+            // A part of it is nobody's: the caller hears of what was refused first.
+            let _ = fs::remove_file(path);
+            e.into()
+        })
     }
 
     fn lock_dir(&self, dir: &Path) -> io::Result<Box<dyn Send + Sync>> {
@@ -124,8 +141,17 @@ impl FileSystem for RealFs {
         }
         file.set_len(0)?;
         file.rewind()?;
-        writeln!(file, "process {}", std::process::id())?;
+        // The lock is held. A disk without room for these words must not keep a process from starting and making some.
+        let _ = writeln!(file, "process {}", std::process::id());
         Ok(Box::new(file))
+    }
+}
+
+/// The sync of a directory in which we need not have made anything. It may be none that can be read, or synced.
+fn sync_if_ours(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(e) if matches!(e.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput) => Ok(()),
+        other => other,
     }
 }
 
@@ -146,7 +172,8 @@ impl File for RealFile {
     }
 
     fn truncate(&self, to: Bytes) -> io::Result<()> {
-        self.0.set_len(to.0)
+        // ftruncate(2) would make a shorter file longer, by a hole.
+        if self.size()? > to { self.0.set_len(to.0) } else { Ok(()) }
     }
 
     fn sync_data(&self) -> io::Result<()> {

@@ -6,6 +6,7 @@ use super::wait::{SOON, wait_for, wait_until};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
@@ -83,12 +84,17 @@ impl Node {
 
     /// Starts a node that tells a service manager at this socket how it is doing.
     pub fn start_under(role: Role, flags: &[&str], manager: Option<&Path>) -> Node {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let flags: Vec<String> = flags.iter().map(|flag| flag.to_string()).collect();
-        let (child, stderr) = spawn(role, dir.path(), &flags, manager);
-        let mut node = Node { role, dir, flags, child, stderr, earlier: Vec::new(), addresses: BTreeMap::new() };
+        let mut node = Node::launch(role, flags, manager, &std::env::temp_dir());
         node.wait_ready();
         node
+    }
+
+    /// Starts a node whose directory is made below `parent`, and waits for nothing.
+    pub fn launch(role: Role, flags: &[&str], manager: Option<&Path>, parent: &Path) -> Node {
+        let dir = tempfile::tempdir_in(parent).expect("a temporary directory");
+        let flags: Vec<String> = flags.iter().map(|flag| flag.to_string()).collect();
+        let (child, stderr) = spawn(role, dir.path(), &flags, manager);
+        Node { role, dir, flags, child, stderr, earlier: Vec::new(), addresses: BTreeMap::new() }
     }
 
     /// A node on which segments move on quickly, so that tests of what comes later need not wait for it.
@@ -102,7 +108,8 @@ impl Node {
         Node::start(&[&["-ingest.segment-flush-age=1h", "-ingest.drain-timeout=0s"], flags].concat())
     }
 
-    fn wait_ready(&mut self) {
+    /// Waits until it takes work.
+    pub fn wait_ready(&mut self) {
         let ports = self.role.ports();
         self.addresses = wait_for("the node says where it listens", || {
             if let Ok(Some(status)) = self.child.try_wait() {
@@ -149,6 +156,11 @@ impl Node {
     /// The lines it has written on stderr.
     pub fn stderr(&self) -> Vec<String> {
         self.stderr.lock().unwrap().clone()
+    }
+
+    /// The lines it and the processes before it have written on stderr.
+    pub fn all_stderr(&self) -> Vec<String> {
+        self.earlier.iter().cloned().chain(self.stderr()).collect()
     }
 
     /// Waits until stderr has a line that holds all of these.
@@ -225,7 +237,8 @@ impl Node {
     /// Kills it as the out-of-memory killer would.
     pub fn kill9(&mut self) {
         self.child.kill().expect("a child can be killed");
-        self.child.wait().expect("a killed child ends");
+        let status = self.child.wait().expect("a killed child ends");
+        assert_eq!(status.signal(), Some(9), "it had ended by itself: {status}");
     }
 
     /// Sends it SIGTERM.
@@ -249,11 +262,16 @@ impl Node {
     /// Starts it again on the same directories after it has ended, with these flags more.
     pub fn restart_with(&mut self, more: &[&str]) {
         self.flags.extend(more.iter().map(|flag| flag.to_string()));
+        self.launch_again();
+        self.wait_ready();
+    }
+
+    /// Starts it again on the same directories after it has ended, and waits for nothing.
+    pub fn launch_again(&mut self) {
         let (child, stderr) = spawn(self.role, self.dir.path(), &self.flags, None);
         self.child = child;
         let before = std::mem::replace(&mut self.stderr, stderr);
         self.earlier.append(&mut before.lock().unwrap());
-        self.wait_ready();
     }
 
     /// Starts it again on the same directories after it has ended.
@@ -262,8 +280,7 @@ impl Node {
     }
 
     fn print_stderr(&self) {
-        let lines = self.stderr.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let all: Vec<&String> = self.earlier.iter().chain(lines.iter()).collect();
+        let all = self.all_stderr();
         println!("--- stderr of the node, its last lines");
         all.iter().skip(all.len().saturating_sub(200)).for_each(|line| println!("{line}"));
     }

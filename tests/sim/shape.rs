@@ -1,0 +1,114 @@
+//! What a seed stands for: how many nodes of which kind, with which settings, for how long, and how bad a world.
+
+use crate::world::{MS, Nanos, SECOND};
+use oklog::cluster::PeerKind;
+use oklog::compact::{retain, thread as compact};
+use oklog::consume::machine;
+use oklog::ingest::log::Limits;
+use oklog::unit::Bytes;
+use oklog::world::entropy::Dice;
+use std::time::Duration;
+
+/// What a run is like.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    /// The seed all of it comes from.
+    pub seed: u64,
+    /// The nodes, by what they do.
+    pub nodes: Vec<PeerKind>,
+    /// R.
+    pub replicas: usize,
+    /// How many stores are lost for good, at most R - 1.
+    pub lost_stores: usize,
+    /// How long lines come and things go wrong.
+    pub span: Nanos,
+    /// How many connections there are.
+    pub connections: usize,
+    /// How many times something goes wrong.
+    pub faults: usize,
+    /// Whether clocks are set.
+    pub clocks_jump: bool,
+    /// Whether disks refuse now and then.
+    pub disks_fail: bool,
+    /// What ingesters keep to.
+    pub ingest: Limits,
+    /// How many slots the fast port has.
+    pub slots: usize,
+    /// What consumers keep to.
+    pub consume: machine::Settings,
+    /// What housekeepers keep to.
+    pub compact: compact::Settings,
+    /// The longest record.
+    pub max_record: usize,
+    /// Of so many calls between nodes one is lost, on the way there or back.
+    pub loss_one_in: u64,
+}
+
+/// How large a disk is: records of one run are far less, and the flusher's reserve a small part.
+pub const DISK: Bytes = Bytes(1 << 20);
+
+impl Shape {
+    /// What this seed stands for.
+    pub fn of(seed: u64) -> Shape {
+        let mut dice = Dice::new(seed ^ 0x5EED_0F5A_A9E5);
+        let replicas = 1 + dice.below(3) as usize;
+        let lost_stores = if replicas > 1 && dice.one_in(3) { 1 + dice.below(replicas as u64 - 1) as usize } else { 0 };
+        let stores = (replicas + lost_stores).max(1 + dice.below(4) as usize).min(5);
+        let both = dice.below(stores.min(3) as u64 + 1) as usize;
+        let ingesters = if both == 0 { 1 + dice.below(2) as usize } else { dice.below(2) as usize };
+        let mut nodes = vec![PeerKind::IngestStore; both];
+        nodes.extend(vec![PeerKind::Store; stores - both]);
+        nodes.extend(vec![PeerKind::Ingest; ingesters]);
+        dice.shuffle(&mut nodes);
+        let millis = |dice: &mut Dice, from: u64, to: u64| Duration::from_millis(from + dice.below(to - from));
+        let pending_timeout = millis(&mut dice, 5_000, 20_000);
+        let target_size = Bytes(1_000 + dice.below(20_000));
+        let retain = if dice.one_in(6) { millis(&mut dice, 8_000, 40_000) } else { Duration::from_secs(7 * 86_400) };
+        Shape {
+            seed,
+            nodes,
+            replicas,
+            lost_stores,
+            span: (20 + dice.below(30)) * SECOND,
+            connections: 6 + dice.below(20) as usize,
+            faults: dice.below(14) as usize,
+            clocks_jump: dice.one_in(3),
+            disks_fail: dice.one_in(3),
+            ingest: Limits {
+                flush_size: Bytes(500 + dice.below(3_500)),
+                flush_age: millis(&mut dice, 1_000, 3_000),
+                pending_timeout,
+            },
+            slots: 1 + dice.below(2) as usize,
+            consume: machine::Settings {
+                replicas,
+                target_size,
+                target_age: millis(&mut dice, 500, 3_000),
+                delay: millis(&mut dice, 100, 600),
+                renew_every: pending_timeout / 3,
+                turn: 0,
+            },
+            compact: compact::Settings {
+                target_size,
+                retention: retain::Limits { retain, purge: millis(&mut dice, 1_000, 10_000), max_size: None },
+            },
+            max_record: if dice.one_in(8) { 40 } else { 4_096 },
+            loss_one_in: [u64::MAX, 200, 50, 15][dice.below(4) as usize],
+        }
+    }
+
+    /// Whether a place keeps a store.
+    pub fn stores(&self, place: usize) -> bool {
+        self.nodes[place].stores()
+    }
+
+    /// Whether a place takes lines.
+    pub fn ingests(&self, place: usize) -> bool {
+        self.nodes[place].ingests()
+    }
+
+    /// How often the flusher looks.
+    pub fn round_every(&self) -> Nanos {
+        150 * MS
+    }
+}
