@@ -5,7 +5,7 @@ use crate::cluster::remembered;
 use crate::ingest::flusher::MARK_EXTENSION;
 use crate::ingest::recover::ID_EXTENSION;
 use crate::record::id::Id;
-use crate::segment::{Bounds, State, identity, name};
+use crate::segment::{Bounds, State, identity, name, room};
 use crate::store::recover::STORE_EXTENSION;
 use crate::unit::Bytes;
 use crate::world::fs::Entry;
@@ -180,7 +180,7 @@ fn kind_of(entry: &Entry, tier: Option<Tier>) -> Kind {
         let taken = named.is_some_and(|(_, state)| state != State::Corrupt);
         return Kind::Odd(if taken { What::NotAFile } else { What::LeftAlone });
     }
-    if entry.name == LOCK_NAME || remembered::is_ours(&entry.name) {
+    if entry.name == LOCK_NAME || remembered::is_ours(&entry.name) || room::is_ours(&entry.name) {
         return Kind::Ours;
     }
     if entry.name.ends_with(".corrupt") {
