@@ -80,22 +80,21 @@ fn a_record_is_readable_at_once_and_in_every_state_until_it_is_committed() {
 }
 
 #[test]
-fn a_directory_is_new_until_a_line_was_taken_and_never_again_even_when_all_is_committed() {
+fn a_directory_that_begins_empty_is_told_from_one_in_which_records_wait() {
     let dir = tempfile::tempdir().expect("a directory");
     let clock = Arc::new(VirtualClock::at(START));
-    assert!(open_at(dir.path(), clock.clone()).is_new());
     let log = open_at(dir.path(), clock.clone());
-    assert!(log.is_new(), "nothing was taken the first time");
+    assert!(log.began_empty());
     append(&log, log.fast_slot(0), b"one\n");
     drop(log);
     let log = open_at(dir.path(), clock.clone());
-    assert!(!log.is_new());
+    assert!(!log.began_empty());
     let id = log.next().expect("renamed").expect("one segment").digest().first;
     assert!(log.read(id).is_some());
     assert_eq!(log.commit(id, &[]), Verdict::Done);
     log.remove_committed();
     drop(log);
-    assert!(!open_at(dir.path(), clock).is_new());
+    assert!(open_at(dir.path(), clock).began_empty(), "all was handed over");
 }
 
 #[test]

@@ -58,7 +58,7 @@ pub struct Connection {
 impl Connection {
     fn new(ticket: Ticket, number: ConnectionNo, max_record: usize, dice: &mut Dice) -> Connection {
         let mut stream = Vec::new();
-        let most = if dice.one_in(4) { 60 } else { 12 };
+        let most = if dice.one_in(6) { 40 } else { 8 };
         let lines = 1 + dice.below(most);
         for line in 0..lines {
             if dice.one_in(25) {
@@ -132,10 +132,10 @@ fn cut_naively(stream: &[u8], max_record: usize) -> Vec<Vec<u8>> {
 impl Sim {
     /// A producer connects to some ingester that runs.
     pub fn connect(&mut self) {
-        let open = self
-            .nodes
-            .iter()
-            .filter(|node| node.kind.ingests() && node.stopping.is_none() && self.members.has_open_doors(node));
+        self.who_is_back_is_known();
+        let open = self.nodes.iter().filter(|node| {
+            node.kind.ingests() && node.stopping.is_none() && !node.is_unmissed && self.members.has_open_doors(node)
+        });
         let tickets: Vec<Ticket> = open.map(|node| node.ticket()).collect();
         let Some(ticket) = tickets.get(self.dice.below(tickets.len() as u64) as usize) else { return };
         let number = self.connections.len();

@@ -29,6 +29,8 @@ pub enum Fault {
     Room(Place),
     /// A disk works again.
     Behave(Place),
+    /// A machine comes back with an empty disk.
+    Replace(Place),
 }
 
 impl Sim {
@@ -43,6 +45,7 @@ impl Sim {
             }
             Fault::Room(place) => self.make_room(place),
             Fault::Behave(place) => self.behave(place),
+            Fault::Replace(place) => self.replace(place),
         }
         Ok(())
     }
@@ -180,8 +183,27 @@ impl Sim {
         if self.nodes[place].process.is_some() {
             self.end_process(place, Death::PowerCut);
         }
-        self.nodes[place].lost = true;
-        self.ledger.lose(place);
+        let node = &mut self.nodes[place];
+        node.lost = true;
+        self.ledger.lose(node.disk_no);
+        self.lost_disks |= 1 << node.disk_no;
+        if self.dice.one_in(2) {
+            let later = self.dice.below(10 * SECOND);
+            self.time.after(later, Event::Fault(Fault::Replace(place)));
+        }
+    }
+
+    /// A machine that was lost comes back at its old address with an empty disk: another store.
+    fn replace(&mut self, place: Place) {
+        self.disks += 1;
+        let no = self.disks - 1;
+        self.trace(|| format!("node {place} comes back with an empty disk"));
+        self.totals.operations += self.nodes[place].disk.operations();
+        self.nodes[place].replace_disk(no);
+        if self.shape.watched {
+            self.watch(place);
+        }
+        self.time.after(0, Event::Start(place));
     }
 }
 

@@ -74,7 +74,7 @@ pub struct Record {
     pub promised: Option<u64>,
     /// Whether its ingester was told that R stores have it.
     pub released: bool,
-    /// Stores that have given a receipt for it, a bit for each place.
+    /// Disks whose stores have given a receipt for it, a bit for each.
     pub holders: u64,
 }
 
@@ -95,8 +95,8 @@ pub struct Ledger {
     attempts: BTreeMap<Place, Vec<Attempt>>,
     /// What an ingester has promised and still has to keep.
     kept_by: BTreeMap<Place, BTreeSet<RecordNo>>,
-    /// What a store has given a receipt for.
-    held_by: BTreeMap<Place, BTreeSet<RecordNo>>,
+    /// What a store has given a receipt for, by its disk.
+    held_by: BTreeMap<usize, BTreeSet<RecordNo>>,
     /// What was in a segment when it was last read.
     segments: BTreeMap<(Place, Id), Vec<RecordNo>>,
     /// Rises with every promise.
@@ -239,11 +239,11 @@ impl Ledger {
     }
 
     /// What is found in a store: all that it has given receipts for, unless retention may have taken it.
-    pub fn check_store(&self, place: Place, found: &[u8]) -> Checked {
+    pub fn check_store(&self, disk: usize, found: &[u8]) -> Checked {
         let mut seen = self.check_known(None, found)?;
         seen.sort_unstable();
-        let due = self.held_by.get(&place).into_iter().flatten();
-        self.check_due(due, &seen, |record| format!("the store of node {place} has lost it: {record}"))
+        let due = self.held_by.get(&disk).into_iter().flatten();
+        self.check_due(due, &seen, |record| format!("the store on disk {disk} has lost it: {record}"))
     }
 
     fn check_known(&self, place: Option<Place>, found: &[u8]) -> Checked<Vec<RecordNo>> {
@@ -292,10 +292,10 @@ impl Ledger {
     }
 
     /// A store has given its receipt for a segment.
-    pub fn receipt(&mut self, place: Place, content: &[u8]) -> Checked {
+    pub fn receipt(&mut self, disk: usize, content: &[u8]) -> Checked {
         for no in self.check_known(None, content)? {
-            self.records[no].holders |= 1 << place;
-            self.held_by.entry(place).or_default().insert(no);
+            self.records[no].holders |= 1 << disk;
+            self.held_by.entry(disk).or_default().insert(no);
         }
         Ok(())
     }
@@ -319,10 +319,9 @@ impl Ledger {
         Ok(())
     }
 
-    /// A disk is gone for good.
-    pub fn lose(&mut self, place: Place) {
-        self.held_by.remove(&place);
-        self.kept_by.remove(&place);
+    /// A store's disk is gone for good.
+    pub fn lose(&mut self, disk: usize) {
+        self.held_by.remove(&disk);
     }
 
     /// An answer that came to its good end, or to none. `promises` is what was promised when it was asked for.

@@ -127,6 +127,7 @@ impl FileSystem for Lying {
     }
 
     fn reserve(&self, path: &Path, size: Bytes) -> io::Result<()> {
+        self.liar.begin();
         self.disk.reserve(path, size)
     }
 

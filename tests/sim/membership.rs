@@ -5,12 +5,14 @@
 //! - a *new* ingester that joined less than 1.6 s ago, or in another part of a partition, is unknown to the node that is
 //!   asked, which calls its answer complete all the same. So all nodes meet before the first line comes, on a network
 //!   without partitions, and wait until each has written down who the others are. They may restart at any time after that;
+//! - the same holds for an ingester that has left with nothing in hand, whom nobody misses, and is back: nobody connects to
+//!   it before all that run know that it is;
 //! - a table of members that is older than the last second: who joined within it is not in it after a crash. The same holds;
 //! - a store that an operator has forgotten is missed by nobody. Nobody forgets here; a store that is lost for good stays
 //!   silent to the end.
 
 use crate::ledger::{Checked, LIVENESS, broken};
-use crate::node::{INGEST_DIR, Node, Place, STORE_DIR};
+use crate::node::{Death, INGEST_DIR, Node, Place, STORE_DIR};
 use crate::run::{Event, Sim};
 use crate::world::{MS, Nanos, SECOND, Ticket};
 use oklog::cluster::auth::Keys;
@@ -74,11 +76,15 @@ impl Membership {
         self.seats[place].as_ref().map(|seat| seat.member.forgotten()).unwrap_or_default()
     }
 
+    /// Whether a node knows whom to miss.
+    pub fn is_informed(&self, place: Place) -> bool {
+        self.seats[place].as_ref().is_some_and(|seat| seat.member.is_informed())
+    }
+
     /// Whether the process that runs at a place takes lines yet.
     pub fn has_open_doors(&self, node: &Node) -> bool {
         let seat = self.seats[node.place].as_ref().filter(|seat| node.runs(seat.life));
-        let has_peers = self.seats.len() > 1;
-        seat.is_some_and(|seat| !matches!(seat.member.doors(node.clock.now(), has_peers), Doors::ShutUntil(_)))
+        seat.is_some_and(|seat| !matches!(seat.member.doors(node.clock.now()), Doors::ShutUntil(_)))
     }
 
     fn seat(&mut self, node: &Node) -> Option<&mut Seat> {
@@ -102,15 +108,21 @@ impl Sim {
     /// A process has begun and has recovered its directories: it becomes a member.
     pub fn member_begins(&mut self, place: Place) -> Checked {
         let (node, fs) = (&self.nodes[place], self.fs_of(place));
-        let remembered = Remembered::load(&*fs, directory(node)).unwrap_or_default();
+        let Ok(remembered) = Remembered::load(&*fs, directory(node)) else {
+            // A server ends then, and is started again.
+            self.end_process(place, Death::Killed);
+            return Ok(());
+        };
         let process = node.process.as_ref().expect("it has begun");
+        let is_new = process.ingest.as_ref().is_some_and(|tier| tier.log.began_empty());
         let setup = Setup {
             node: node.peer.node,
             meta: node.peer.meta.clone(),
             timing: Timing::default(),
             keys: Keys::none(),
             dice: Dice::new(self.dice.roll()),
-            is_new: process.ingest.as_ref().is_some_and(|tier| tier.log.is_new()),
+            is_new,
+            has_peers: self.nodes.len() > 1,
         };
         let member = Member::begin(setup, remembered, node.clock.now(), node.clock.unix_millis().0);
         let (ticket, life) = (node.ticket(), node.life);
@@ -216,6 +228,20 @@ impl Sim {
         }
     }
 
+    /// Looks who of those that have left and are back is known to all.
+    pub fn who_is_back_is_known(&mut self) {
+        for place in 0..self.nodes.len() {
+            let node = &self.nodes[place];
+            let knows = |other: &Node| {
+                self.members.view(&self.nodes, other.place).members().any(|peer| peer.node == node.peer.node)
+            };
+            let others = self.nodes.iter().filter(|other| other.process.is_some());
+            if node.is_unmissed && node.process.is_some() && others.clone().all(knows) {
+                self.nodes[place].is_unmissed = false;
+            }
+        }
+    }
+
     /// A node says good-bye.
     pub fn say_good_bye(&mut self, ticket: Ticket, drained: bool) {
         self.with_member(ticket, |member, now, todo| member.leave(now, drained, todo));
@@ -249,7 +275,7 @@ impl Sim {
                 let is_written = seat.member.unsaved(seat.keeper.version()).is_none();
                 let view = seat.member.view();
                 let lives = |node: &Node| view.members().any(|peer| peer.node == node.peer.node);
-                is_written && view.others.len() + 1 == count && left().all(lives)
+                is_written && seat.member.is_informed() && view.others.len() + 1 == count && left().all(lives)
             })
         };
         left().all(knows_all)
@@ -266,9 +292,12 @@ impl Sim {
             let strange = view.others.iter().filter(|peer| self.nodes.iter().all(|node| node.peer.node != peer.node));
             let strange: Vec<String> = strange.map(Peer::name).collect();
             let is_written = seat.member.unsaved(seat.keeper.version()).is_none();
-            if !missing.is_empty() || !strange.is_empty() || !is_written {
+            if !missing.is_empty() || !strange.is_empty() || !is_written || !seat.member.is_informed() {
                 let place = node.place;
-                all.push(format!("node {place} misses {missing:?}, holds {strange:?} to live, written: {is_written}"));
+                all.push(format!(
+                    "node {place} misses {missing:?}, holds {strange:?} to live, written: {is_written}, informed: {}",
+                    seat.member.is_informed()
+                ));
             }
         }
         all.join("; ")

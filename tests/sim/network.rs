@@ -328,7 +328,7 @@ impl Sim {
         });
         Ok(Some(match result {
             Ok(receipt) => {
-                self.ledger.receipt(to, body)?;
+                self.ledger.receipt(self.nodes[to].disk_no, body)?;
                 Reply::Receipt(receipt)
             }
             Err(ReplicateError::Full(_)) => Reply::Full,

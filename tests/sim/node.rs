@@ -49,6 +49,8 @@ pub struct Node {
     pub kind: PeerKind,
     /// Its disk.
     pub disk: MemoryFs,
+    /// Which disk that is: another one if it was replaced.
+    pub disk_no: usize,
     /// Its clocks.
     pub clock: Arc<NodeClock>,
     /// How many processes have begun here.
@@ -63,6 +65,8 @@ pub struct Node {
     pub lost: bool,
     /// It was told to end, and has come so far.
     pub stopping: Option<Stopping>,
+    /// It has left with nothing in hand, so nobody misses it, and not all know yet that it is back.
+    pub is_unmissed: bool,
     /// A sync may have failed in this life: what was written and not acknowledged is promised to nobody.
     pub is_suspect: bool,
     /// Its disk fails now and then.
@@ -157,6 +161,7 @@ impl Node {
             place,
             kind,
             disk,
+            disk_no: place,
             clock,
             life: 0,
             process: None,
@@ -164,6 +169,7 @@ impl Node {
             death: None,
             lost: false,
             stopping: None,
+            is_unmissed: false,
             is_suspect: false,
             is_misbehaving: false,
             told: (None, None),
@@ -196,12 +202,20 @@ impl Node {
         self.disk.crash_at(at);
     }
 
+    /// The machine comes back with an empty disk: nothing is left of what it was.
+    pub fn replace_disk(&mut self, no: usize) {
+        self.disk = MemoryFs::with_clock(self.clock.clone());
+        self.disk.set_capacity(DISK);
+        (self.disk_no, self.lost, self.told, self.death) = (no, false, (None, None), None);
+    }
+
     /// Ends the process. The disk keeps what such a death leaves.
     pub fn die(&mut self, death: Death, dice: &mut Dice) {
         // The process goes while its disk is down: what its remains do on the way out reaches no file.
         self.disk.crash_at(self.disk.operations());
         self.process = None;
         self.stopping = None;
+        self.busy_until = 0;
         if death == Death::PowerCut {
             self.disk.crash(dice);
         }

@@ -24,7 +24,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// Of so many operations images are taken before one.
-const WATCHED_ONE_IN: u64 = 3;
+const WATCHED_ONE_IN: u64 = 5;
 
 /// How many: first the harshest, in which only what is synced survives.
 const IMAGES: usize = 3;
@@ -179,7 +179,7 @@ impl Sim {
         }
         let checked = match tier {
             Tier::Ingest => self.ledger.check_ingest(place, &found).map(drop),
-            Tier::Store => self.ledger.check_store(place, &found),
+            Tier::Store => self.ledger.check_store(self.nodes[place].disk_no, &found),
         };
         if let Err(mut violation) = checked {
             violation.detail = what(violation.detail);

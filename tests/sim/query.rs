@@ -50,6 +50,7 @@ pub struct Query {
     /// What was promised when it began.
     promises: u64,
     params: Arc<Params>,
+    was_informed: bool,
     before: Arc<View>,
     /// Who was there when stores were asked; `None` until then.
     view: Option<Arc<View>>,
@@ -267,7 +268,7 @@ impl Sim {
     /// Asks a node.
     pub fn begin_query(&mut self, place: Place, params: Params) -> Checked<Option<QueryNo>> {
         let node = &self.nodes[place];
-        if node.process.is_none() || !node.kind.stores() {
+        if node.process.is_none() || !node.kind.stores() || node.busy_until > self.time.now() {
             return Ok(None);
         }
         let (asker, no) = (node.ticket(), self.queries.len());
@@ -278,6 +279,7 @@ impl Sim {
             asker,
             promises: self.ledger.promises,
             params: params.clone(),
+            was_informed: self.members.is_informed(place),
             before,
             view: None,
             own: vec![(Tier::Ingest, self.snapshot(place, Tier::Ingest, &params))],
@@ -445,6 +447,7 @@ impl Sim {
             _ => None,
         });
         let asked = plan::Asked {
+            was_informed: query.was_informed,
             before: &query.before,
             now,
             ingesters: of(Tier::Ingest),

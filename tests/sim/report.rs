@@ -37,6 +37,8 @@ pub struct Totals {
     pub waited_for_room: u64,
     /// Records that were appended.
     pub records: u64,
+    /// Segments that consumers took to stores, compactions, and segments that retention has put into the trash.
+    pub moved: [u64; 3],
     /// Nodes that were told to end and did, those that had not handed over everything and those that had.
     pub stops: [u64; 2],
     /// Queries that ended complete, partial, and broken.
@@ -47,6 +49,7 @@ impl Totals {
     /// Both together.
     pub fn add(&mut self, other: &Totals) {
         self.queries.iter_mut().zip(other.queries).for_each(|(sum, n)| *sum += n);
+        self.moved.iter_mut().zip(other.moved).for_each(|(sum, n)| *sum += n);
         self.stops.iter_mut().zip(other.stops).for_each(|(sum, n)| *sum += n);
         for (sum, n) in self.fields().into_iter().zip(other.values()) {
             *sum += n;
@@ -89,6 +92,7 @@ impl Totals {
              crash points  {:>12}   {} with a second crash within recovery, {} had to wait for room\n\
              faults        {:>12}   {} file operations failed, {} messages lost or cut, {} stores lost for good\n\
              ends in order {:>12}   {} with everything handed over\n\
+             segments      {:>12}   handed over to stores, {} compactions, {} trashed\n\
              records       {:>12}\n\
              queries       {:>12}   {} complete, {} partial, {} broken off\n",
             self.seeds,
@@ -108,6 +112,9 @@ impl Totals {
             self.lost_stores,
             self.stops[0] + self.stops[1],
             self.stops[1],
+            self.moved[0],
+            self.moved[1],
+            self.moved[2],
             self.records,
             complete + partial + broken,
             complete,

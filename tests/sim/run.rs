@@ -11,7 +11,7 @@ use crate::query::{Ending, Part, Query, QueryNo, everything};
 use crate::report::Totals;
 use crate::shape::Shape;
 use crate::world::{MS, Nanos, NodeClock, SECOND, Ticket, Timeline};
-use oklog::ops::metrics::Metrics;
+use oklog::ops::metrics::{self as m, Metrics};
 use oklog::query::pool::Pool;
 use oklog::record::id::Id;
 use oklog::record::stored::records;
@@ -96,6 +96,10 @@ pub struct Sim {
     pub unsettled: BTreeMap<ConnectionNo, Vec<RecordNo>>,
     /// What is known of how each node gives ids.
     pub id_clocks: BTreeMap<Place, Ids>,
+    /// How many disks there were so far.
+    pub disks: usize,
+    /// Those that are lost, a bit for each.
+    pub lost_disks: u64,
     /// What was counted.
     pub totals: Totals,
     /// Who scans: nobody but the one thread.
@@ -176,9 +180,16 @@ pub fn run(shape: Shape, wanted: Wanted) -> Outcome {
     });
     let (step, at) = (sim.time.steps, sim.time.now());
     let failure = result.err().map(|violation| Failure { violation, step, at });
-    sim.totals.operations = sim.nodes.iter().map(|node| node.disk.operations()).sum();
+    sim.totals.operations += sim.nodes.iter().map(|node| node.disk.operations()).sum::<u64>();
     sim.totals.events = step;
     sim.totals.network_faults = sim.network.faults;
+    let metrics = &sim.metrics;
+    let compactions = ["join", "overlap", "close"].map(|kind| {
+        let done = metrics.histogram(m::COMPACT_SECONDS, &[kind, "true", "ok"]);
+        done.count()
+    });
+    let trashed = metrics.counter(m::TRASHED, &["true"]).get();
+    sim.totals.moved = [metrics.counter(m::INGEST_COMMITTED, &[]).get(), compactions.iter().sum(), trashed];
     let faults = sim.nodes.iter().flat_map(|node| node.disk.tally().faults().collect::<Vec<_>>());
     sim.totals.disk_faults = faults.map(|(_, n)| n).sum();
     Outcome { totals: sim.totals, failure, hashes, trace: sim.tracing.map(|trace| trace.lines).unwrap_or_default() }
@@ -195,6 +206,8 @@ impl Sim {
             .collect();
         Sim {
             members: Membership::of(nodes.len()),
+            disks: nodes.len(),
+            lost_disks: 0,
             network: Network::losing(shape.loss_one_in),
             shape,
             time,
@@ -459,7 +472,7 @@ impl Sim {
             ids.highest = ids.highest.max(highest);
         }
         if let Some(found) = store {
-            self.ledger.check_store(place, &found)?;
+            self.ledger.check_store(self.nodes[place].disk_no, &found)?;
         }
         Ok(true)
     }
@@ -567,29 +580,21 @@ impl Sim {
             Some(_) => format!("node {} runs", node.place),
             None => format!("node {} does not run", node.place),
         });
-        let (done, met) = (self.producers_are_done(), self.have_met());
+        let (done, missing) = (self.producers_are_done(), self.who_is_missing());
         let states = states.collect::<Vec<_>>().join("; ");
-        let missing = self.who_is_missing();
-        format!(
-            "after {} s: producers are done: {done}; all know each other: {met} ({missing}); {states}",
-            PATIENCE / SECOND
-        )
+        format!("after {} s: producers are done: {done}; {states}; {missing}", PATIENCE / SECOND)
     }
 
     fn check_copies(&mut self) -> Checked {
         let mut contents = BTreeMap::new();
-        let mut lost = 0u64;
         for node in &self.nodes {
-            if node.lost {
-                lost |= 1 << node.place;
-            }
             let Some(Process { store: Some(tier), .. }) = &node.process else { continue };
             let Ok(found) = crate::points::read_store(&tier.log) else {
                 return broken(KEPT, format!("the store of node {} cannot be read", node.place));
             };
             contents.insert(node.place, records(&found).filter_map(|stored| stored.id()).collect::<BTreeSet<Id>>());
         }
-        match self.ledger.not_on(self.shape.replicas, lost, &contents).first() {
+        match self.ledger.not_on(self.shape.replicas, self.lost_disks, &contents).first() {
             Some(no) => broken(KEPT, format!("fewer than R stores have {}", self.ledger.describe(*no))),
             None => Ok(()),
         }

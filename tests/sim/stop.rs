@@ -55,6 +55,7 @@ impl Sim {
                     let drained = drained == Drained::All;
                     self.trace(|| format!("node {place} leaves, drained: {drained}"));
                     self.totals.stops[usize::from(drained)] += 1;
+                    self.nodes[place].is_unmissed |= drained;
                     self.say_good_bye(ticket, drained);
                     Stopping::Leaving(now + SECOND)
                 })

@@ -384,6 +384,28 @@ fn a_read_fails_is_interrupted_or_short_and_reading_on_gives_all() {
 }
 
 #[test]
+fn the_nth_operation_that_can_fail_in_a_way_does_and_no_other() {
+    let fs = failing(|_| {}, 1);
+    fs.plan(Fault::RenameLie, 2);
+    fs.plan(Fault::SyncError, 1);
+    fs.sync_dir(Path::new(DATA)).unwrap();
+    fs.rename_new(&path("a"), &path("b")).unwrap();
+    fs.open_append(&path("b")).unwrap().sync_data().unwrap_err();
+    fs.rename_new(&path("b"), &path("c")).unwrap_err();
+    assert_eq!((names(&fs), given(&fs)), (vec!["c".to_string()], vec![Fault::SyncError, Fault::RenameLie]));
+    fs.rename_new(&path("c"), &path("d")).unwrap();
+}
+
+#[test]
+fn what_is_reserved_is_there_whole_after_a_crash_or_not_at_all() {
+    let fs = fresh();
+    fs.reserve(&path("ballast"), Bytes(10_000)).unwrap();
+    fs.sync_dir(Path::new(DATA)).unwrap();
+    let seen: BTreeSet<usize> = images(&fs, 50).map(|image| content(&image, "ballast").len()).collect();
+    assert_eq!(Vec::from_iter(seen), [0, 10_000]);
+}
+
+#[test]
 fn a_slow_disk_lets_time_pass_before_an_operation_and_may_be_asked_meanwhile() {
     let clock = Arc::new(VirtualClock::at(UnixNanos(0)));
     let (fs, calls) = (MemoryFs::with_clock(clock.clone()), Arc::new(AtomicU64::new(0)));

@@ -35,6 +35,8 @@ pub(super) struct Inode {
     tried: usize,
     pub(super) modified: UnixMillis,
     pub(super) synced_modified: UnixMillis,
+    /// Nothing was written to it yet but zeroes by [`Inode::reserve`], in one step: a crash leaves all of them or none.
+    reserved: bool,
     /// Whether it has a name, so that its bytes count.
     pub(super) linked: bool,
     /// The directory and the name it was last seen under.
@@ -60,6 +62,7 @@ impl Inode {
             tried: 0,
             modified: at,
             synced_modified: at,
+            reserved: false,
             linked: true,
             dir,
             name,
@@ -70,7 +73,14 @@ impl Inode {
         self.content.len()
     }
 
+    /// Makes an empty file one of so many zeroes.
+    pub(super) fn reserve(&mut self, size: usize) {
+        self.content = Arc::new(vec![0; size]);
+        self.reserved = true;
+    }
+
     pub(super) fn append(&mut self, bytes: &[u8]) {
+        self.reserved = false;
         if let Some(content) = Arc::get_mut(&mut self.content) {
             content.extend_from_slice(bytes);
             return;
@@ -87,6 +97,7 @@ impl Inode {
         if to >= self.len() {
             return;
         }
+        self.reserved = false;
         if self.older.len() == ERAS {
             self.older.remove(1);
         }
@@ -143,7 +154,7 @@ impl Inode {
         let content = match dice {
             _ if self.base == self.len() && self.older.is_empty() => now,
             None => self.durable(&now),
-            Some(dice) => match dice.below(8) {
+            Some(dice) => match dice.below(if self.reserved { 3 } else { 8 }) {
                 0 | 1 => self.durable(&now),
                 2 => now,
                 _ => Arc::new(self.mixed(&now, dice)),
