@@ -210,7 +210,16 @@ fn bad_arguments_change_nothing_and_say_why() {
 
 #[test]
 fn every_script_says_what_it_does() {
-    for name in ["install", "build-static", "quickstart-combined", "quickstart-separate", "test-cluster", "fuzz"] {
+    for name in [
+        "install",
+        "build-static",
+        "quickstart-combined",
+        "quickstart-separate",
+        "test-cluster",
+        "test-crash",
+        "power-cut",
+        "fuzz",
+    ] {
         for flag in ["-h", "--help"] {
             let out = script(name).arg(flag).output().unwrap();
             let said = String::from_utf8_lossy(&out.stdout).into_owned();
