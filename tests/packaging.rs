@@ -219,6 +219,7 @@ fn every_script_says_what_it_does() {
         "test-crash",
         "power-cut",
         "fuzz",
+        "sim",
     ] {
         for flag in ["-h", "--help"] {
             let out = script(name).arg(flag).output().unwrap();

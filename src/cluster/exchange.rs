@@ -171,7 +171,9 @@ impl Machine {
             return;
         }
         self.exchange.asked = None;
-        if bits.iter().all(|byte| *byte == 0) {
+        let are_alike = bits.iter().all(|byte| *byte == 0);
+        self.informed |= are_alike || self.exchange.eager == 0;
+        if are_alike {
             if self.exchange.eager > 0 {
                 self.exchange.eager = 0;
                 let span = self.exchange_span();
@@ -184,6 +186,8 @@ impl Machine {
         }
         if !self.timing.whole_exchange {
             let again = now + AGAIN.mul_f64(0.5) + part(&mut self.dice, AGAIN);
+            // Until it is known that nothing more is to be learned, answers to queries cannot be called complete.
+            let again = if self.informed { again } else { now + EAGER_PAUSE / 8 };
             self.exchange.at = self.exchange.at.min(again);
         }
     }

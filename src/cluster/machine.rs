@@ -150,6 +150,8 @@ pub struct Machine {
     joining: Option<Joining>,
     /// Since when other nodes have been heard.
     pub(super) joined: Option<Monotonic>,
+    /// Whether another was found whose table is like this one.
+    pub(super) informed: bool,
     leaving: Option<Leaving>,
     handled: u32,
     pub(super) newcomers: (Monotonic, u32),
@@ -212,6 +214,7 @@ impl Machine {
             copies: Vec::new(),
             joining: None,
             joined: None,
+            informed: false,
             leaving: None,
             handled: 0,
             newcomers: (now, 0),
@@ -232,7 +235,7 @@ impl Machine {
             self.members.insert(now, (*node, 1, State::Alive), meta.clone(), &mut self.dice);
         }
         self.news.remove(self.me.node);
-        self.joined = Some(now);
+        (self.joined, self.informed) = (Some(now), true);
         self.rejoin_at = now + part(&mut self.dice, self.timing.rejoin);
         let span = self.exchange_span();
         self.exchange = Exchange::new(now + part(&mut self.dice, span), false);
@@ -394,6 +397,12 @@ impl Machine {
     /// Whether another member has been heard since the start.
     pub fn is_joined(&self) -> bool {
         self.joined.is_some()
+    }
+
+    /// Whether, since the start, another was found whose table is like this one; or, where tables never stand still, as many
+    /// were asked as a node asks that has just joined.
+    pub fn is_informed(&self) -> bool {
+        self.informed
     }
 
     fn is_unknown(&self, address: SocketAddr) -> bool {

@@ -23,8 +23,8 @@ use std::time::Duration;
 pub const FIRST_WORD: Duration = Duration::from_secs(3);
 
 /// How long a new ingester is known to somebody before it takes lines: that it joined is known to all members by then
-/// (1.6 s at 5,000 nodes, simulated), so no query that calls itself complete leaves it out. One that took lines before
-/// has waited then, and is missed while it is away, so it need not wait again.
+/// (1.6 s at 5,000 nodes, simulated), so no query that calls itself complete leaves it out. One in which records wait
+/// did not leave with everything handed over: it was missed while it was away, and need not wait.
 pub const KNOWN_TO_ALL: Duration = Duration::from_millis(1600);
 
 /// What a member begins with.
@@ -39,8 +39,11 @@ pub struct Setup {
     pub keys: Keys,
     /// What chance rests on.
     pub dice: Dice,
-    /// Whether its ingest tier has never taken a line: nobody can miss what is not there, and nobody may know of it.
+    /// Whether no record waits in its ingest tier: then nobody may know of it, or all may believe that it has handed over
+    /// everything and left, and in either case nobody misses it.
     pub is_new: bool,
+    /// Whether others were named to it: it is not alone by what it was told.
+    pub has_peers: bool,
 }
 
 /// What is to be done after a call, in no order but that of the datagrams.
@@ -91,12 +94,13 @@ pub struct Member {
     refusals: Refusals,
     began: Monotonic,
     is_new: bool,
+    has_peers: bool,
 }
 
 impl Member {
     /// A process that has just started. `remembered` is what a former one knew. `unix_ms` is the time of day.
     pub fn begin(setup: Setup, remembered: Remembered, now: Monotonic, unix_ms: u64) -> Member {
-        let Setup { node, mut meta, timing, keys, dice, is_new } = setup;
+        let Setup { node, mut meta, timing, keys, dice, is_new, has_peers } = setup;
         meta.start = remembered.next_start(unix_ms);
         let me = Peer { node, meta: meta.clone(), state: State::Alive, load: None };
         let seal = Seal::new(keys, node, unix_ms);
@@ -105,7 +109,7 @@ impl Member {
         let machine = Machine::new(config, seal, dice, now);
         let table: Table = machine.claims().collect();
         let view = Arc::new(view_of(&me, &table));
-        Member { me, machine, table, view, version: 1, replicas: None, refusals, began: now, is_new }
+        Member { me, machine, table, view, version: 1, replicas: None, refusals, began: now, is_new, has_peers }
     }
 
     /// Takes a datagram. The view follows with the next tick.
@@ -164,11 +168,19 @@ impl Member {
         self.machine.is_joined()
     }
 
-    /// Whether lines may be taken at `now`. `has_peers`: this node is not alone by what it was told.
-    pub fn doors(&self, now: Monotonic, has_peers: bool) -> Doors {
+    /// Whether this node knows whom to miss: since its start it has found another whose table is like its own, or there is
+    /// nobody to hear. What it remembers is as old as the end of its last process: an ingester that joined while it was away
+    /// is not in it.
+    pub fn is_informed(&self) -> bool {
+        let is_alone = !self.has_peers && self.view.others.is_empty() && self.view.silent.is_empty();
+        is_alone || self.machine.is_informed()
+    }
+
+    /// Whether lines may be taken at `now`.
+    pub fn doors(&self, now: Monotonic) -> Doors {
         let takes_lines = self.me.meta.kind.ingests();
         let opens = match self.machine.joined {
-            _ if !has_peers => return Doors::Open,
+            _ if !self.has_peers => return Doors::Open,
             Some(at) if self.is_new && takes_lines => at + KNOWN_TO_ALL,
             Some(_) => return Doors::Open,
             None => self.began + FIRST_WORD,

@@ -13,10 +13,10 @@ fn at(ms: u64) -> Monotonic {
 }
 
 fn begin(n: u128, kind: PeerKind) -> Member {
-    begin_again(n, kind, Remembered::default(), true)
+    begin_again(n, kind, Remembered::default(), true, true)
 }
 
-fn begin_again(n: u128, kind: PeerKind, remembered: Remembered, is_new: bool) -> Member {
+fn begin_again(n: u128, kind: PeerKind, remembered: Remembered, is_new: bool, has_peers: bool) -> Member {
     let id = |of: bool| of.then_some(DataId(n));
     let meta = Meta {
         kind,
@@ -28,7 +28,7 @@ fn begin_again(n: u128, kind: PeerKind, remembered: Remembered, is_new: bool) ->
         start: 0,
     };
     let (timing, keys, dice) = (Timing::default(), Keys::none(), Dice::new(n as u64));
-    Member::begin(Setup { node: NodeId(n), meta, timing, keys, dice, is_new }, remembered, at(0), 1_000)
+    Member::begin(Setup { node: NodeId(n), meta, timing, keys, dice, is_new, has_peers }, remembered, at(0), 1_000)
 }
 
 /// Lets datagrams arrive at once and deadlines pass, from `from` to `to`. Gives all news, with who got them.
@@ -121,14 +121,28 @@ fn what_has_changed_is_to_be_saved_until_it_is_and_a_disk_that_fails_is_asked_ag
     let remembered = Remembered::load(&fs, dir).unwrap();
     assert_eq!((remembered.start, remembered.claims.len()), (1_000, 2));
 
-    let again = begin_again(3, PeerKind::Store, remembered, false);
+    let again = begin_again(3, PeerKind::Store, remembered, false, false);
     assert_eq!((again.view().me.meta.start, again.view().silent.len()), (1_001, 2));
+    assert!(!again.is_informed(), "what it knows is as old as its last process");
 }
 
-/// An ingester whose first process was killed before anybody but one had heard of it, and before it took a line, is as
-/// unknown as a new one when it starts again: that it left a table of members behind says nothing.
 #[test]
-fn an_ingester_that_never_took_a_line_opens_when_it_is_known_to_all_and_one_that_did_when_it_is_heard() {
+fn a_member_knows_whom_to_miss_when_it_has_found_a_table_like_its_own_or_is_alone() {
+    assert!(begin_again(1, PeerKind::Store, Remembered::default(), true, false).is_informed());
+    let mut members = [begin(1, PeerKind::Store), begin(2, PeerKind::Store), begin(3, PeerKind::Ingest)];
+    assert!(!members[0].is_informed());
+    join(&mut members, 1, address(1, 7659), 0);
+    join(&mut members, 2, address(2, 7659), 0);
+    run(&mut members, 0, 2_000);
+    for member in &members {
+        assert!(member.is_informed() && member.view().others.len() == 2, "{:?}", member.view());
+    }
+}
+
+/// An ingester whose first process was killed before it took a line is as unknown as a new one when it starts again, that it
+/// left a table of members behind says nothing; and one that had drained and left is missed by nobody.
+#[test]
+fn an_ingester_in_which_nothing_waits_opens_when_it_is_known_to_all_and_another_when_it_is_heard() {
     let first_word = at(3_000);
     let before = || Remembered { start: 7, claims: vec![] };
     for (kind, remembered, is_new, joined_opens) in [
@@ -138,9 +152,10 @@ fn an_ingester_that_never_took_a_line_opens_when_it_is_known_to_all_and_one_that
         (PeerKind::Ingest, before(), false, at(0)),
         (PeerKind::Store, before(), false, at(0)),
     ] {
-        let mut members = [begin(1, PeerKind::Store), begin_again(2, kind, remembered.clone(), is_new)];
-        let doors = |members: &[Member], now: Monotonic| members[1].doors(now, true);
-        assert_eq!(members[1].doors(at(0), false), Doors::Open, "alone by its flags");
+        let mut members = [begin(1, PeerKind::Store), begin_again(2, kind, remembered.clone(), is_new, true)];
+        let doors = |members: &[Member], now: Monotonic| members[1].doors(now);
+        let alone = begin_again(3, kind, remembered.clone(), is_new, false);
+        assert_eq!(alone.doors(at(0)), Doors::Open, "alone by its flags");
         assert_eq!(doors(&members, at(2_999)), Doors::ShutUntil(first_word));
         assert_eq!(doors(&members, first_word), Doors::OpenAlone);
         join(&mut members, 1, address(1, 7659), 0);

@@ -87,6 +87,11 @@ pub trait Cluster: Send + Sync {
         forget::choose(&self.view(), name).cloned()
     }
 
+    /// Whether this node knows whom to miss. One that has just begun may not have heard yet who joined while it was away.
+    fn is_informed(&self) -> bool {
+        true
+    }
+
     /// The stores that were forgotten so, as long as that is remembered: nobody is to miss them.
     fn forgotten(&self) -> Vec<DataId> {
         Vec::new()

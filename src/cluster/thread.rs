@@ -77,7 +77,7 @@ pub struct Setup {
     pub dir: PathBuf,
     /// What chance rests on.
     pub dice: Dice,
-    /// Whether its ingest tier has never taken a line.
+    /// Whether no record waits in its ingest tier.
     pub is_new: bool,
     /// Where files lie.
     pub fs: Arc<dyn FileSystem>,
@@ -123,6 +123,10 @@ impl Cluster for Node {
         lock(&self.member).forgotten()
     }
 
+    fn is_informed(&self) -> bool {
+        lock(&self.member).is_informed()
+    }
+
     fn forget(&self, name: &str) -> Result<Peer, ForgetError> {
         let chosen = self.act(|member, now, todo| member.forget(now, name, todo))?;
         // On disk before the operator is told, so that it holds even if all nodes stop now.
@@ -132,15 +136,15 @@ impl Cluster for Node {
 }
 
 impl Node {
-    /// Loads what is remembered and starts the threads. An error means that the system gave no thread.
+    /// Loads what is remembered and starts the threads. An error means that the table of members cannot be read, or that the
+    /// system gave no thread. To go on without the table would be to forget whose records are missed, and to overwrite it.
     pub fn start(setup: Setup) -> io::Result<Arc<Node>> {
         let Setup { socket, node, meta, timing, keys, dice, is_new, dir, fs, clock, metrics, crew, stop, .. } = setup;
-        let remembered = Remembered::load(&*fs, &dir).unwrap_or_else(|error| {
-            log::error!("reading who was known from {}: {error}: it is as if nobody was", dir.display());
-            Remembered::default()
-        });
+        let unreadable = |e| io::Error::other(format!("reading who was known from {}: {e}", dir.display()));
+        let remembered = Remembered::load(&*fs, &dir).map_err(unreadable)?;
         let unix_ms = clock.unix_millis().0;
-        let setup_of_member = member::Setup { node, meta, timing, keys, dice, is_new };
+        let setup_of_member =
+            member::Setup { node, meta, timing, keys, dice, is_new, has_peers: !setup.peers.is_empty() };
         let member = Member::begin(setup_of_member, remembered, clock.now(), unix_ms);
         let (view, refusals) = (member.view().clone(), member.refusals());
         for peer in &view.silent {
@@ -202,17 +206,12 @@ impl Node {
         crew.start("gossip", LARGE_STACK, move || node.gossip(&mut strangers))
     }
 
-    /// Whether another member was heard since the start.
-    pub fn is_joined(&self) -> bool {
-        lock(&self.member).is_joined()
-    }
-
     /// Waits until lines may be taken, or the stop is raised. Gives whether another member was heard, or need not be.
-    pub fn wait_for_doors(&self, has_peers: bool) -> bool {
+    pub fn wait_for_doors(&self) -> bool {
         let mut member = lock(&self.member);
         loop {
             let now = self.clock.now();
-            match member.doors(now, has_peers) {
+            match member.doors(now) {
                 Doors::Open => return true,
                 Doors::OpenAlone => return false,
                 Doors::ShutUntil(_) if self.stop.is_raised() => return false,

@@ -80,22 +80,21 @@ fn a_record_is_readable_at_once_and_in_every_state_until_it_is_committed() {
 }
 
 #[test]
-fn a_directory_is_new_until_a_line_was_taken_and_never_again_even_when_all_is_committed() {
+fn a_directory_that_begins_empty_is_told_from_one_in_which_records_wait() {
     let dir = tempfile::tempdir().expect("a directory");
     let clock = Arc::new(VirtualClock::at(START));
-    assert!(open_at(dir.path(), clock.clone()).is_new());
     let log = open_at(dir.path(), clock.clone());
-    assert!(log.is_new(), "nothing was taken the first time");
+    assert!(log.began_empty());
     append(&log, log.fast_slot(0), b"one\n");
     drop(log);
     let log = open_at(dir.path(), clock.clone());
-    assert!(!log.is_new());
+    assert!(!log.began_empty());
     let id = log.next().expect("renamed").expect("one segment").digest().first;
     assert!(log.read(id).is_some());
     assert_eq!(log.commit(id, &[]), Verdict::Done);
     log.remove_committed();
     drop(log);
-    assert!(!open_at(dir.path(), clock).is_new());
+    assert!(open_at(dir.path(), clock).began_empty(), "all was handed over");
 }
 
 #[test]
@@ -327,6 +326,109 @@ fn a_segment_whose_sync_and_rewriting_fail_is_rewritten_later_and_never_passed_o
     let names: Vec<String> = fs.list(Path::new("d")).expect("in memory").into_iter().map(|e| e.name).collect();
     assert_eq!(names.iter().filter(|name| name.ends_with(".corrupt")).count(), 1, "{names:?}");
     assert_eq!(names.iter().filter(|name| name.ends_with(".active")).count(), 0, "{names:?}");
+}
+
+/// A log on a medium of 8 MiB in memory, and both.
+fn on_a_small_medium(clock: Arc<VirtualClock>) -> (MemoryFs, IngestLog) {
+    let fs = MemoryFs::new();
+    fs.set_capacity(Bytes(8 << 20));
+    let (metrics, live) = (Arc::default(), Arc::default());
+    let ground = Ground { fs: Arc::new(fs.clone()), clock, entropy: Arc::new(SystemEntropy), metrics, live };
+    let log = IngestLog::open(ground, Path::new("d"), limits(), 1).expect("in memory");
+    (fs, log)
+}
+
+fn fill(fs: &dyn FileSystem, leave: u64) -> PathBuf {
+    let free = fs.space(Path::new("d")).expect("in memory").available.0;
+    let path = PathBuf::from(format!("d/{free}.corrupt"));
+    fs.reserve(&path, Bytes(free - leave)).expect("room");
+    path
+}
+
+#[test]
+fn a_batch_that_finds_no_room_leaves_nothing_behind_and_its_connection_waits_until_there_is_some() {
+    let clock = Arc::new(VirtualClock::at(START));
+    let (fs, log) = on_a_small_medium(clock.clone());
+    let (slot, mut rounds) = (log.fast_slot(0), Rounds::default());
+    clock.advance(Duration::from_secs(1));
+    log.round(&mut rounds);
+    append(&log, slot, b"one\n");
+    let foreign = fill(&fs, 40);
+    let (mut cutter, mut cut) = (LineCutter::new(1 << 20), Cut::default());
+    let text = b"two, which is longer than the room\n";
+    cutter.finish(text, &mut cut);
+    for _ in 0..3 {
+        let refused = log.append(slot, text, &cut).expect_err("40 bytes are free");
+        assert_eq!(refused.kind(), io::ErrorKind::StorageFull);
+        log.note_refused_write(&refused);
+        let active = lock(&slot.writer).active.as_ref().map(|active| active.file.file().size().expect("in memory"));
+        assert_eq!(active, Some(Bytes(31)), "cut back to the last whole record");
+    }
+    assert!(log.is_behind() && log.hindrance().is_some_and(|why| why.contains("full")));
+    assert_eq!(texts(&log), ["one"]);
+    fs.remove(&foreign).expect("there");
+    clock.advance(Duration::from_secs(1));
+    log.round(&mut rounds);
+    assert!(!log.is_behind() && log.hindrance().is_none());
+    append(&log, slot, text);
+    assert_eq!(texts(&log), ["one", "two, which is longer than the room"]);
+}
+
+#[test]
+fn on_a_full_medium_segments_are_flushed_handed_out_and_removed_and_that_makes_room() {
+    let clock = Arc::new(VirtualClock::at(START));
+    let (fs, log) = on_a_small_medium(clock.clone());
+    let (mut rounds, stopped) = (Rounds::default(), Stop::default());
+    stopped.raise();
+    while !log.is_behind() {
+        append(&log, log.fast_slot(0), &b"0123456789\n".repeat(1_000));
+        clock.advance(Duration::from_millis(100));
+        log.round(&mut rounds);
+        log.wait_for_disk(&stopped);
+    }
+    fill(&fs, 0);
+    fs.fail_nth(Op::Open, 1, io::ErrorKind::StorageFull);
+    let mut taken = 0;
+    while let Some(segment) = log.next().expect("renamed") {
+        let id = segment.digest().first;
+        log.read(id).expect("pending");
+        assert_eq!(log.commit(id, &[]), Verdict::Done);
+        taken += 1;
+    }
+    assert!(taken > 100, "{taken}");
+    // The mark, without which nothing may be removed, was refused. The ballast is given up, and the next round removes all.
+    log.round(&mut rounds);
+    assert!(fs.open(Path::new("d/ballast")).is_err(), "given up");
+    for _ in 0..2 {
+        clock.advance(Duration::from_secs(1));
+        log.round(&mut rounds);
+    }
+    assert!(!log.is_behind(), "there is room again");
+    assert_eq!(lock(&log.queue).drained(), Drained::All);
+}
+
+#[test]
+fn a_disk_that_refuses_to_write_for_another_reason_is_not_ready_and_descriptors_that_ran_out_are_no_reason() {
+    let (_fs, log) = on_a_small_medium(Arc::new(VirtualClock::at(START)));
+    log.note_refused_write(&io::Error::from_raw_os_error(24));
+    assert_eq!(log.hindrance(), None, "descriptors come back");
+    log.note_refused_write(&io::Error::from_raw_os_error(5));
+    assert!(log.hindrance().is_some_and(|why| why.contains("failed")));
+}
+
+#[test]
+fn a_file_that_may_not_become_longer_is_closed_and_another_begun() {
+    let (fs, log) = on_a_small_medium(Arc::new(VirtualClock::at(START)));
+    append(&log, log.fast_slot(0), b"one\n");
+    fs.fail_nth(Op::Write, 1, io::ErrorKind::FileTooLarge);
+    let (mut cutter, mut cut) = (LineCutter::new(1 << 20), Cut::default());
+    cutter.finish(b"two\n", &mut cut);
+    log.append(log.fast_slot(0), b"two\n", &cut).expect_err("too long");
+    append(&log, log.fast_slot(0), b"two\n");
+    assert_eq!(texts(&log), ["one", "two"]);
+    assert_eq!(log.flush_closed(), 0);
+    assert!(log.next().expect("renamed").is_some(), "the first is whole, and goes on");
+    assert_eq!(log.gauges.corrupt.get(), 0);
 }
 
 #[test]

@@ -40,6 +40,9 @@ impl StoreKey {
 /// At most this many names go into a header: 2 KiB and a half, where a client takes 16 in all.
 pub const MAX_NAMES: usize = 100;
 
+/// What is named where it is not known who there is.
+pub const UNHEARD_OF: &str = "nodes that joined while this one was away";
+
 /// What an answer lacks.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Missed {
@@ -59,6 +62,11 @@ impl Missed {
     pub fn ingester(&mut self, name: &str) {
         self.ingesters.insert(name.to_string());
         self.names.insert(name.to_string());
+    }
+
+    /// Nodes that the asked one has not heard of may have records of their own.
+    pub fn unheard_of(&mut self) {
+        self.ingester(UNHEARD_OF);
     }
 
     /// Whether an answer that lacks this is whole all the same, where every record is on `replicas` stores.

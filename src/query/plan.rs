@@ -67,6 +67,8 @@ fn stores_in(view: &View) -> BTreeSet<StoreKey> {
 
 /// What came of asking everybody.
 pub struct Asked<'a> {
+    /// Whether the asked node knew whom to miss when it began: see [`crate::cluster::Cluster::is_informed`].
+    pub was_informed: bool,
     /// Who was there when ingesters were asked.
     pub before: &'a View,
     /// Who was there when stores were asked: when the last ingester had answered or failed.
@@ -87,6 +89,9 @@ impl Asked<'_> {
     /// What the answer lacks.
     pub fn missed(&self) -> Missed {
         let mut missed = Missed::default();
+        if !self.was_informed {
+            missed.unheard_of();
+        }
         for peer in self.missed_ingesters() {
             missed.ingester(&peer.name());
         }

@@ -25,7 +25,7 @@ fn asked<'a>(
     stores: &[(&'a Peer, bool)],
 ) -> Asked<'a> {
     let (ingesters, stores) = (ingesters.to_vec(), stores.to_vec());
-    Asked { before, now, ingesters, stores, named: BTreeSet::new(), witnesses: &[], forgotten: &[] }
+    Asked { was_informed: true, before, now, ingesters, stores, named: BTreeSet::new(), witnesses: &[], forgotten: &[] }
 }
 
 #[test]
@@ -61,6 +61,18 @@ fn a_silent_node_of_both_tiers_is_missed_as_an_ingester_unless_it_had_drained_an
     assert!(!harmless(&[&dead], &[&dead], &[]));
     assert!(harmless(&[&left], &[&left], &[]));
     assert!(harmless(&[], &[&left], &[(&alive, false)]), "it left while it was asked");
+}
+
+/// A store that had been away called an answer complete in the moment after its start, without the records of an ingester
+/// that had joined in the meantime: it knew of nobody else whom it could not do without.
+#[test]
+fn a_node_that_does_not_know_yet_who_there_is_cannot_say_that_nothing_is_missed() {
+    let view = view(&[], &[]);
+    let mut asked = asked(&view, &view, &[], &[]);
+    assert!(asked.missed().is_harmless(1));
+    asked.was_informed = false;
+    assert!(!asked.missed().is_harmless(3));
+    assert_eq!(asked.missed().names(), crate::query::complete::UNHEARD_OF);
 }
 
 #[test]

@@ -108,6 +108,7 @@ impl Scatter {
             let parts = node.tier(tier).map(|tier| tier(query.params.from, query.params.to))?;
             Some(Own { tier, parts })
         };
+        let was_informed = node.cluster.is_informed();
         let before = node.cluster.view();
         let own_ingest = snapshot(Tier::Ingest);
         let ingesters = self.ask(query, Tier::Ingest, target, calls, &before);
@@ -117,6 +118,7 @@ impl Scatter {
 
         let named = ingesters.iter().filter_map(|(_, head)| head.as_ref()).flat_map(|head| &head.stores).copied();
         let asked = Asked {
+            was_informed,
             before: &before,
             now: &view,
             ingesters: outcomes(&ingesters),

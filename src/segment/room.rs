@@ -17,6 +17,7 @@
 //! was room for a while. Not where the medium is smaller than 2 MiB, has no limit, or cannot promise blocks.
 
 use super::handle::set_aside;
+use super::sift::tells_of_the_file;
 use crate::ops::metrics::{self as m, Gauge, Metrics};
 use crate::unit::{Bytes, Monotonic};
 use crate::world::crew::lock;
@@ -36,12 +37,16 @@ const PROBE: &str = "ballast.new";
 const RESERVE: u64 = 64 << 20;
 /// Ballast below this is not worth a file.
 const LEAST_BALLAST: u64 = 64 << 10;
+/// Some batches of connections in stored form, of ordinary lines: by so much may a segment and the medium become fuller than they
+/// should. Counts on small media alone.
+const BATCHES: u64 = 5 << 18;
 /// How large a probe is.
 const PROBE_SIZE: u64 = 1 << 20;
 
 /// How often the medium is looked at, at most, unless much was written since.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How long after it was given up the ballast is made again at the earliest.
+/// How long after it was given up the ballast is made again at the earliest, and how long after a batch that was too large a store
+/// says that it has room: others as large may follow.
 const CALM: Duration = Duration::from_secs(10);
 
 /// Whether a file of this name in a data directory belongs here. It holds zeroes, of any length.
@@ -97,8 +102,8 @@ impl Tier {
 
     fn what_is_done(self) -> (&'static str, &'static str) {
         match self {
-            Tier::Ingest(_) => ("connections are held until stores have taken segments", "connections go on"),
-            Tier::Store => ("segments are refused until retention has made room", "segments are taken"),
+            Tier::Ingest(_) => ("connections are held until there is room", "connections go on"),
+            Tier::Store => ("segments are refused until there is room", "segments are taken"),
         }
     }
 
@@ -131,9 +136,10 @@ impl Marks {
         let full_below = match tier {
             Tier::Store => reserve,
             Tier::Ingest(flush_size) => {
-                // Two segments: one on its way into the store, and one that became larger than it should by a batch.
+                // One segment that is on its way into the store, one that is being written, and what connections write before
+                // they see that they should not.
                 let segments = Tier::largest_segment(flush_size, total).0.saturating_mul(2);
-                reserve + reserve.max(segments)
+                (reserve + reserve.max(segments.saturating_add(BATCHES))).min(total.0 / 4)
             }
         };
         let ballast = RESERVE.min(total.0 / 32) / 4096 * 4096;
@@ -164,6 +170,8 @@ pub struct Room {
 struct State {
     looked: Option<Monotonic>,
     marks: Option<Marks>,
+    /// When a batch did not fit last, though there was room for less.
+    too_large: Option<Monotonic>,
     /// Whether the ballast is there.
     ballast: bool,
     /// When it may be made again.
@@ -205,11 +213,16 @@ impl Room {
     fn is_there(&self, name: &str, metrics: &Metrics) -> io::Result<bool> {
         let path = self.dir.join(name);
         let file = match self.fs.open(&path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
-            other => other?,
+            Err(e) => {
+                // What is no plain file, or may not be read, is left to recovery, which tells of it.
+                if e.kind() != io::ErrorKind::NotFound && !tells_of_the_file(&e) {
+                    log::warn!("{} is no ballast of ours: {e}; it is left alone", path.display());
+                }
+                return Ok(false);
+            }
+            Ok(file) => file,
         };
         let mut head = [0; 4096];
-        // A directory cannot be read, and is left to recovery.
         let Ok(n) = read_full_at(&*file, &mut head, Bytes(0)) else { return Ok(false) };
         if head[..n].iter().all(|byte| *byte == 0) {
             return Ok(true);
@@ -225,10 +238,11 @@ impl Room {
         self.full.load(Ordering::Relaxed)
     }
 
-    /// Looks at the medium, but not more often than once a second.
+    /// Looks at the medium, but not more often than once a second, or ten times while it is full.
     pub fn look(&self, now: Monotonic) {
         let mut state = lock(&self.state);
-        if state.looked.is_none_or(|at| now.since(at) >= LOOK_EVERY) {
+        let every = if self.is_full() { LOOK_EVERY / 10 } else { LOOK_EVERY };
+        if state.looked.is_none_or(|at| now.since(at) >= every) {
             self.look_closely(&mut state, now, None);
         }
     }
@@ -254,21 +268,29 @@ impl Room {
         }
     }
 
-    /// Whether so much more may be written without touching the reserve.
+    /// Whether so much more may be written without touching the reserve. Where that is not so, the tier says that it is full, but
+    /// less may still be admitted: until then nobody knows how much a batch comes to.
     ///
     /// # Errors
-    /// [`io::ErrorKind::StorageFull`], and the tier is full from now on. Any other kind: the medium does not answer.
+    /// [`io::ErrorKind::StorageFull`]: it may not. Any other kind: the medium does not answer.
     pub fn admit(&self, more: Bytes, now: Monotonic) -> io::Result<()> {
+        let mut state = lock(&self.state);
         if self.is_full() {
-            self.look_closely(&mut lock(&self.state), now, None);
+            self.look_closely(&mut state, now, None);
         }
         let (spare, marks) = self.spare()?;
-        if !self.is_full() && spare >= more {
+        let takes_less = !self.is_full() || state.too_large.is_some();
+        if takes_less && spare >= more {
             return Ok(());
+        }
+        if takes_less && spare > Bytes(0) {
+            state.too_large = Some(now);
         }
         let words = format!("{} bytes are kept free at {}", marks.full_below.0, self.dir.display());
         let refusal = io::Error::new(io::ErrorKind::StorageFull, words);
-        self.refused(&refusal, now);
+        if !self.is_full() {
+            self.look_closely(&mut state, now, Some(&refusal));
+        }
         Err(refusal)
     }
 
@@ -333,8 +355,10 @@ impl Room {
         } else if self.is_full()
             && refused.is_none()
             && space.available >= marks.free_from
+            && state.too_large.is_none_or(|at| now.since(at) >= CALM)
             && self.has_room(space.total)
         {
+            state.too_large = None;
             self.set_full(false);
             log::info!(tier, free, path; "there is room again: {ends}");
         }
@@ -356,7 +380,7 @@ impl Room {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             // It cannot be asked: those who write find out.
-            Err(e) if e.kind() == io::ErrorKind::Unsupported => return true,
+            Err(e) if e.kind() == io::ErrorKind::Unsupported || Refusal::of(&e) == Refusal::TooLong => return true,
             Err(_) => return false,
         }
         self.fs.remove(&path).is_ok()

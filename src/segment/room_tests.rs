@@ -34,14 +34,14 @@ fn names(fs: &MemoryFs) -> Vec<String> {
 #[test]
 fn the_ingest_tier_stops_early_enough_that_a_store_beside_it_can_take_one_of_its_segments() {
     const GIB: u64 = 1 << 30;
-    for total in [Bytes(4 << 20), MEDIUM, Bytes(GIB), Bytes(1000 * GIB)] {
+    for total in [Bytes(1 << 20), MEDIUM, Bytes(32 << 20), Bytes(GIB), Bytes(1000 * GIB)] {
         for flush_size in [Bytes(1), Bytes(16 << 20), Bytes(GIB)] {
             let segment = Tier::largest_segment(flush_size, total);
             let (ingest, store) = (Marks::of(Tier::Ingest(flush_size), total), Marks::of(Tier::Store, total));
             assert!(ingest.full_below.0 >= store.full_below.0 + 2 * segment.0, "{total:?} {flush_size:?}");
             // The store goes on before the ingest tier does: else the one would wait for the other.
             assert!(store.free_from < ingest.full_below || segment.0 > GIB / 2, "{total:?} {flush_size:?}");
-            assert!(ingest.full_below.0 <= total.0 / 8, "{total:?} {flush_size:?}: too much is kept free");
+            assert!(ingest.full_below.0 <= total.0 / 4, "{total:?} {flush_size:?}: too much is kept free");
         }
     }
     let none = Marks::of(Tier::Store, Bytes(u64::MAX));
@@ -99,8 +99,16 @@ fn what_would_touch_the_reserve_is_not_admitted_and_what_fits_is() {
     let refused = room.admit(Bytes(spare), second(1)).expect_err("does not fit");
     assert_eq!(refused.kind(), io::ErrorKind::StorageFull);
     assert!(room.is_full(), "who refuses is not ready");
-    room.admit(Bytes(spare / 4), second(1)).expect("a smaller one fits: the tier is asked, and looks again");
+    room.admit(Bytes(spare / 4), second(1)).expect("a smaller one fits");
+    room.look(second(1) + CALM - Duration::from_millis(1));
+    assert!(room.is_full(), "the next one may be as large");
+    room.look(second(2) + CALM);
     assert!(!room.is_full());
+    let free = fs.space(Path::new(DIR)).expect("there").available.0;
+    fill(&memory, "rest", free - 1000);
+    room.look(second(4) + CALM);
+    assert!(room.is_full());
+    room.admit(Bytes(1), second(4) + CALM).expect_err("below the mark nothing fits");
 }
 
 #[test]

@@ -125,11 +125,13 @@ impl StoreLog {
     /// means that it is on stable storage. The same content again is answered by a receipt, and kept once. What would leave less
     /// than the reserve free is [`ReplicateError::Full`], at the block that would.
     pub fn replicate(&self, body: &mut dyn Read, whole: &dyn Fn() -> bool) -> Result<Receipt, ReplicateError> {
-        self.take_in(body, whole).inspect_err(|e| {
-            if let ReplicateError::Full(e) = e {
-                self.room().refused(e, self.clock.now());
-            }
-        })
+        let taken = self.take_in(body, whole);
+        match &taken {
+            Ok(_) => self.note_disk(None),
+            Err(ReplicateError::Full(e) | ReplicateError::Io { source: e, .. }) => self.note_disk(Some(e)),
+            Err(ReplicateError::Empty | ReplicateError::NotStored(_) | ReplicateError::Body(_)) => {}
+        }
+        taken
     }
 
     fn take_in(&self, body: &mut dyn Read, whole: &dyn Fn() -> bool) -> Result<Receipt, ReplicateError> {

@@ -281,6 +281,7 @@ impl<'a> Reading<'a> {
                 progress(Progress { read: said, total });
             }
         }
+        progress(Progress { read: self.read.get(), total });
     }
 
     /// Puts together what was found.

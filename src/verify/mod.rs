@@ -19,5 +19,16 @@ pub mod streams;
 pub mod walk;
 mod words;
 
+#[cfg(test)]
+mod copies_tests;
+#[cfg(test)]
+mod damage_tests;
+#[cfg(test)]
+mod names_tests;
+#[cfg(test)]
+mod random_tests;
+#[cfg(test)]
+mod tests;
+
 pub use check::{Options, check};
 pub use report::Report;

@@ -177,7 +177,8 @@ fn mark_of(name: &str) -> Option<Id> {
 fn kind_of(entry: &Entry, tier: Option<Tier>) -> Kind {
     let named = name::parse(&entry.name);
     if !entry.is_file {
-        return Kind::Odd(if named.is_some() { What::NotAFile } else { What::LeftAlone });
+        let taken = named.is_some_and(|(_, state)| state != State::Corrupt);
+        return Kind::Odd(if taken { What::NotAFile } else { What::LeftAlone });
     }
     if entry.name == LOCK_NAME || remembered::is_ours(&entry.name) {
         return Kind::Ours;

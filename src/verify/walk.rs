@@ -221,7 +221,8 @@ impl Walker {
     fn meet(&mut self, found: Found) -> Option<Id> {
         let at = self.base + found.start as u64;
         let floor = self.last.filter(|last| *last >= found.id).or((found.id < self.low).then_some(self.low));
-        if let Some(neighbour) = floor {
+        if let Some(floor) = floor {
+            let neighbour = self.waiting.map_or(floor, |before| before.id.max(floor));
             self.note(Fault::OutOfOrder { at, id: found.id, neighbour });
             return None;
         }

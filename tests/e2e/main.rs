@@ -17,3 +17,4 @@ mod roles;
 mod serving;
 mod times;
 mod tools;
+mod verify;

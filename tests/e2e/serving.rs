@@ -27,17 +27,17 @@ fn the_bulk_port_refuses_cleanly_and_the_log_says_so() {
 #[test]
 fn a_process_that_dies_with_what_it_has_read_leaves_no_clean_close_behind() {
     let mut node = Node::start_unconsumed(&[]);
-    // The next write to any file kills it (setrlimit(2), SIGXFSZ): after it has read the line, before it has kept it.
+    // No file of its may grow any more (setrlimit(2), EFBIG): it reads the line and cannot keep it.
     let nothing = Rlimit { current: Some(0), maximum: Some(0) };
     prlimit(Pid::from_raw(node.pid() as i32), Resource::Fsize, nothing).expect("the limit of a child");
     let mut stream = node.connect(Port::Durable);
     stream.write_all(b"was this kept?\n").unwrap();
-    // The connection may be broken already.
-    let _ = stream.shutdown(Shutdown::Write);
+    stream.shutdown(Shutdown::Write).unwrap();
+    wait_until("it has read the line", || node.metric("oklog_ingest_write_errors_total", &[]) > 0.0);
+    node.kill9();
     let closed = stream.read(&mut [0; 16]);
     let reset = closed.as_ref().is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionReset);
     assert!(reset, "the sender takes this for a promise: {closed:?}");
-    node.kill9();
     node.restart();
     assert_eq!(node.everything(), b"");
 }

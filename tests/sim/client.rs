@@ -6,10 +6,9 @@
 use crate::ledger::{Checked, SENT, broken};
 use crate::node::Place;
 use crate::run::{Event, Sim};
-use crate::world::{MS, Ticket};
+use crate::world::{MS, Nanos, Ticket};
 use oklog::record::line::{Cut, LineCutter};
 use oklog::stream::inbox::Item;
-use oklog::unit::UnixNanos;
 use oklog::world::clock::Clock;
 use oklog::world::entropy::Dice;
 use std::time::Duration;
@@ -39,6 +38,8 @@ pub struct Connection {
     taken: usize,
     /// The client has said that nothing more comes.
     ended: bool,
+    /// The server ends before the client has: it must not look like a promise.
+    breaks_off: bool,
     serve_due: bool,
     stage: Stage,
     cutter: LineCutter,
@@ -47,8 +48,9 @@ pub struct Connection {
     /// A batch waits to be tried again; what is behind it was not read yet.
     is_held: bool,
     finished: bool,
-    /// How many records were appended.
+    /// How many records were appended, and when the last of them.
     records: usize,
+    appended: Option<Nanos>,
     /// The slot's bytes before its first batch, and after its last.
     unsynced: Option<(u64, u64)>,
 }
@@ -56,7 +58,7 @@ pub struct Connection {
 impl Connection {
     fn new(ticket: Ticket, number: ConnectionNo, max_record: usize, dice: &mut Dice) -> Connection {
         let mut stream = Vec::new();
-        let most = if dice.one_in(4) { 60 } else { 12 };
+        let most = if dice.one_in(6) { 40 } else { 8 };
         let lines = 1 + dice.below(most);
         for line in 0..lines {
             if dice.one_in(25) {
@@ -80,6 +82,7 @@ impl Connection {
             sent: 0,
             taken: 0,
             ended: false,
+            breaks_off: false,
             serve_due: false,
             stage: Stage::Taking,
             cutter: LineCutter::new(max_record),
@@ -88,12 +91,9 @@ impl Connection {
             is_held: false,
             finished: false,
             records: 0,
+            appended: None,
             unsynced: None,
         }
-    }
-
-    fn texts(&self) -> Vec<Vec<u8>> {
-        self.cut.records.iter().map(|&(from, to)| self.held[from as usize..to as usize].to_vec()).collect()
     }
 
     /// What was cut must be what was sent, in order; the last record may be the beginning of a line that was not sent to
@@ -113,6 +113,10 @@ impl Connection {
     }
 }
 
+fn texts_of(cut: &Cut, held: &[u8]) -> Vec<Vec<u8>> {
+    cut.records.iter().map(|&(from, to)| held[from as usize..to as usize].to_vec()).collect()
+}
+
 /// The records of a stream of bytes, cut in the plainest way.
 fn cut_naively(stream: &[u8], max_record: usize) -> Vec<Vec<u8>> {
     let lines = stream.split_inclusive(|&byte| byte == b'\n');
@@ -128,7 +132,10 @@ fn cut_naively(stream: &[u8], max_record: usize) -> Vec<Vec<u8>> {
 impl Sim {
     /// A producer connects to some ingester that runs.
     pub fn connect(&mut self) {
-        let open = self.nodes.iter().filter(|node| node.kind.ingests() && node.process.is_some());
+        self.who_is_back_is_known();
+        let open = self.nodes.iter().filter(|node| {
+            node.kind.ingests() && node.stopping.is_none() && !node.is_unmissed && self.members.has_open_doors(node)
+        });
         let tickets: Vec<Ticket> = open.map(|node| node.ticket()).collect();
         let Some(ticket) = tickets.get(self.dice.below(tickets.len() as u64) as usize) else { return };
         let number = self.connections.len();
@@ -149,6 +156,9 @@ impl Sim {
     pub fn send(&mut self, number: ConnectionNo) {
         let breaks_off = self.dice.one_in(60);
         let connection = &mut self.connections[number];
+        if connection.ended {
+            return;
+        }
         let left = connection.stream.len() - connection.sent;
         let most = if self.dice.one_in(3) { left } else { left.min(1 + self.dice.below(400) as usize) };
         connection.sent += most;
@@ -215,8 +225,12 @@ impl Sim {
         let connection = &mut self.connections[number];
         let (ticket, is_durable) = (connection.ticket, connection.is_durable);
         let (cut, held) = (std::mem::take(&mut connection.cut), std::mem::take(&mut connection.held));
-        let last = self.highest_id(ticket.place);
-        let now = self.nodes[ticket.place].clock.unix();
+        let may_step_back = self.reads_clock(ticket.place, number);
+        let connection = &self.connections[number];
+        let texts = texts_of(&cut, &held);
+        connection.check_cut(number, &texts)?;
+        let first = connection.records;
+        self.ledger.attempt(ticket.place, number, first, &texts);
         let appended = self.act(ticket.place, |process| {
             let tier = process.ingest.as_ref().expect("an ingester");
             let slot = if is_durable { tier.log.durable_slot() } else { tier.log.fast_slot(number as u64) };
@@ -224,8 +238,6 @@ impl Sim {
         })?;
         let connection = &mut self.connections[number];
         (connection.cut, connection.held) = (cut, held);
-        let (texts, first) = (connection.texts(), connection.records);
-        connection.check_cut(number, &texts)?;
         match appended {
             Some(Ok(mark)) => {
                 connection.held.drain(..connection.cut.consumed);
@@ -236,8 +248,8 @@ impl Sim {
                     let from = connection.unsynced.map_or(mark - stored, |(from, _)| from);
                     connection.unsynced = Some((from, mark));
                 }
+                self.ledger.attempt_is_over(ticket.place, texts.len());
                 if !texts.is_empty() {
-                    let may_step_back = now.0 + STEP.as_nanos() as u64 <= last.0;
                     self.was_appended(ticket.place, number, first, &texts, may_step_back)?;
                     if is_durable {
                         self.want_commit(ticket, mark);
@@ -247,14 +259,10 @@ impl Sim {
             }
             Some(Err(e)) => {
                 self.trace(|| format!("node {}: connection {number} is held: {e}", ticket.place));
-                self.ledger.attempted(ticket.place, number, first, &texts);
                 self.serve_after(number, 100 * MS);
                 Ok(false)
             }
-            None => {
-                self.ledger.attempted(ticket.place, number, first, &texts);
-                Ok(false)
-            }
+            None => Ok(false),
         }
     }
 
@@ -281,7 +289,9 @@ impl Sim {
         let taken = self.ledger.appended(place, number, first, &stored, may_step_back)?;
         self.totals.records += taken.len() as u64;
         if let Some(last) = taken.last() {
-            self.highest.insert(place, self.ledger.record(*last).id.nanos());
+            let last = self.ledger.record(*last).id.nanos();
+            self.id_clocks.entry(place).or_default().highest = last;
+            self.connections[number].appended = Some(self.time.now());
         }
         if !self.connections[number].is_durable {
             self.unsynced.entry(place).or_default().extend(taken);
@@ -291,8 +301,16 @@ impl Sim {
         Ok(())
     }
 
-    fn highest_id(&self, place: Place) -> UnixNanos {
-        self.highest.get(&place).copied().unwrap_or_default()
+    /// A batch is about to get its ids. Gives whether they may be smaller than those of this connection's last batch: the
+    /// clock was set back far since then.
+    fn reads_clock(&mut self, place: Place, number: ConnectionNo) -> bool {
+        let (now, unix) = (self.time.now(), self.nodes[place].clock.unix());
+        let ids = self.id_clocks.entry(place).or_default();
+        if unix.0 + STEP.as_nanos() as u64 <= ids.highest.0 {
+            (ids.highest, ids.stepped_back) = (unix, Some(now));
+        }
+        let last = self.connections[number].appended;
+        ids.stepped_back.is_some_and(|at| last.is_none_or(|last| last <= at))
     }
 
     fn want_commit(&mut self, ticket: Ticket, mark: u64) {
@@ -330,6 +348,7 @@ impl Sim {
             Err(e) => format!("connection {number} is reset: {e}"),
         });
         match outcome {
+            Ok(()) if self.connections[number].breaks_off => {}
             Ok(()) => self.ledger.promise(records),
             Err(_) => self.nodes[place].is_suspect = true,
         }
@@ -351,6 +370,23 @@ impl Sim {
         let settling: Vec<ConnectionNo> = (0..self.connections.len()).filter(|n| mine(&self.connections[*n])).collect();
         settling.into_iter().for_each(|number| self.settle(number));
         Ok(())
+    }
+
+    /// The server takes what has come, and no more.
+    pub fn hang_up(&mut self, ticket: Ticket) -> Checked {
+        for number in 0..self.connections.len() {
+            let connection = &mut self.connections[number];
+            if connection.ticket == ticket && connection.stage == Stage::Taking && !connection.ended {
+                (connection.ended, connection.breaks_off) = (true, true);
+                self.serve_after(number, 0);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether all connections to a process are over.
+    pub fn have_hung_up(&self, ticket: Ticket) -> bool {
+        self.connections.iter().all(|c| c.stage == Stage::Over || c.ticket != ticket)
     }
 
     /// Whether every connection has ended, one way or the other.

@@ -7,8 +7,14 @@ use crate::run::{Event, Sim};
 use crate::shape::DISK;
 use crate::world::{MS, SECOND};
 use oklog::cluster::PeerKind;
-use oklog::unit::Bytes;
+use oklog::world::entropy::Dice;
 use oklog::world::fs::FileSystem;
+use oklog::world::fs::memory::Misbehaviour;
+use std::io::ErrorKind;
+use std::path::Path;
+
+/// What others write to a disk.
+const FILLER: &str = "/filler";
 
 /// Something that goes wrong, or is over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,32 +29,32 @@ pub enum Fault {
     Room(Place),
     /// A disk works again.
     Behave(Place),
+    /// A machine comes back with an empty disk.
+    Replace(Place),
 }
 
 impl Sim {
     /// Something goes wrong.
     pub fn go_wrong(&mut self, fault: Fault) -> Checked {
         match fault {
-            Fault::Some => self.something_goes_wrong(),
+            Fault::Some => return self.something_goes_wrong(),
             Fault::LoseStore => self.lose_a_store(),
             Fault::Heal => {
                 self.trace(|| "the network is whole".into());
                 self.network.cut.clear();
             }
-            Fault::Room(place) => {
-                self.trace(|| format!("the disk of node {place} has room"));
-                self.nodes[place].disk.set_capacity(DISK);
-            }
+            Fault::Room(place) => self.make_room(place),
             Fault::Behave(place) => self.behave(place),
+            Fault::Replace(place) => self.replace(place),
         }
         Ok(())
     }
 
-    fn something_goes_wrong(&mut self) {
+    fn something_goes_wrong(&mut self) -> Checked {
         self.totals.faults += 1;
         let place = self.dice.below(self.nodes.len() as u64) as usize;
         let death = if self.dice.one_in(2) { Death::Killed } else { Death::PowerCut };
-        match self.dice.below(14) {
+        match self.dice.below(16) {
             0..=1 if self.nodes[place].process.is_some() => self.end_process(place, death),
             2..=5 => self.plan_deaths(place, death),
             6 => self.pause(place),
@@ -56,8 +62,10 @@ impl Sim {
             9 => self.fill(place),
             10 if self.shape.clocks_jump => self.set_clock(place),
             11..=12 if self.shape.disks_fail => self.misbehave(place),
+            13..=14 => return self.stop(place),
             _ => self.plan_deaths(place, death),
         }
+        Ok(())
     }
 
     fn plan_deaths(&mut self, place: Place, death: Death) {
@@ -91,15 +99,29 @@ impl Sim {
         self.time.after(span, Event::Fault(Fault::Heal));
     }
 
+    /// Others fill the disk.
     fn fill(&mut self, place: Place) {
+        let most = if self.dice.one_in(2) { 1_500 } else { DISK.0 / 8 };
+        let room = self.dice.below(most);
         let disk = &self.nodes[place].disk;
-        let Ok(space) = disk.space(std::path::Path::new("/")) else { return };
-        let used = space.total.0 - space.available.0;
-        let room = self.dice.below(1_500);
-        disk.set_capacity(Bytes(used + room));
-        self.trace(|| format!("the disk of node {place} has {room} bytes left"));
+        let Ok(space) = disk.space(Path::new("/")) else { return };
+        let Ok(file) = disk.create_new(Path::new(FILLER)) else { return };
+        let filled = file.append(&vec![1; space.available.0.saturating_sub(room) as usize]);
+        let filled = filled.and_then(|()| file.sync_data()).and_then(|()| disk.sync_dir(Path::new("/")));
+        self.trace(|| format!("the disk of node {place} has {room} bytes left: {filled:?}"));
         let span = SECOND + self.dice.below(12 * SECOND);
         self.time.after(span, Event::Fault(Fault::Room(place)));
+    }
+
+    /// What others have filled is free again.
+    pub fn make_room(&mut self, place: Place) {
+        let disk = &self.nodes[place].disk;
+        match disk.remove(Path::new(FILLER)).and_then(|()| disk.sync_dir(Path::new("/"))) {
+            Ok(()) => self.trace(|| format!("the disk of node {place} has room")),
+            Err(e) if e.kind() == ErrorKind::NotFound => {}
+            // The machine is about to go down, or its disk fails.
+            Err(_) => self.time.after(SECOND, Event::Fault(Fault::Room(place))),
+        }
     }
 
     fn set_clock(&mut self, place: Place) {
@@ -109,8 +131,33 @@ impl Sim {
         self.nodes[place].clock.jump(by);
     }
 
+    /// Operations on a disk fail now and then, in some of the ways there are.
     fn misbehave(&mut self, place: Place) {
+        let mut how = Misbehaviour::none(Dice::new(self.dice.roll()));
+        let ways = [
+            &mut how.write_error,
+            &mut how.write_full,
+            &mut how.write_short,
+            &mut how.truncate_error,
+            &mut how.sync_error,
+            &mut how.sync_full,
+            &mut how.sync_dir_error,
+            &mut how.rename_error,
+            &mut how.open_error,
+            &mut how.create_full,
+            &mut how.read_error,
+            &mut how.read_interrupted,
+            &mut how.read_short,
+            &mut how.remove_error,
+        ];
+        for way in ways {
+            if self.dice.one_in(3) {
+                *way = 2 + self.dice.below(40);
+            }
+        }
+        self.trace(|| format!("the disk of node {place} fails now and then: {how:?}"));
         let node = &mut self.nodes[place];
+        node.disk.misbehave(Some(how));
         (node.is_misbehaving, node.is_suspect) = (true, true);
         let span = SECOND + self.dice.below(10 * SECOND);
         self.time.after(span, Event::Fault(Fault::Behave(place)));
@@ -118,7 +165,10 @@ impl Sim {
 
     /// A disk works again.
     pub fn behave(&mut self, place: Place) {
-        self.nodes[place].is_misbehaving = false;
+        if std::mem::take(&mut self.nodes[place].is_misbehaving) {
+            self.trace(|| format!("the disk of node {place} works again"));
+            self.nodes[place].disk.misbehave(None);
+        }
     }
 
     fn lose_a_store(&mut self) {
@@ -133,8 +183,27 @@ impl Sim {
         if self.nodes[place].process.is_some() {
             self.end_process(place, Death::PowerCut);
         }
-        self.nodes[place].lost = true;
-        self.ledger.lose(place);
+        let node = &mut self.nodes[place];
+        node.lost = true;
+        self.ledger.lose(node.disk_no);
+        self.lost_disks |= 1 << node.disk_no;
+        if self.dice.one_in(2) {
+            let later = self.dice.below(10 * SECOND);
+            self.time.after(later, Event::Fault(Fault::Replace(place)));
+        }
+    }
+
+    /// A machine that was lost comes back at its old address with an empty disk: another store.
+    fn replace(&mut self, place: Place) {
+        self.disks += 1;
+        let no = self.disks - 1;
+        self.trace(|| format!("node {place} comes back with an empty disk"));
+        self.totals.operations += self.nodes[place].disk.operations();
+        self.nodes[place].replace_disk(no);
+        if self.shape.watched {
+            self.watch(place);
+        }
+        self.time.after(0, Event::Start(place));
     }
 }
 

@@ -5,6 +5,7 @@
 //! retention may have taken it.
 
 use crate::node::Place;
+use oklog::query::params::{Order, Params};
 use oklog::record::id::Id;
 use oklog::record::stored::records;
 use oklog::unit::UnixMillis;
@@ -73,7 +74,7 @@ pub struct Record {
     pub promised: Option<u64>,
     /// Whether its ingester was told that R stores have it.
     pub released: bool,
-    /// Stores that have given a receipt for it, a bit for each place.
+    /// Disks whose stores have given a receipt for it, a bit for each.
     pub holders: u64,
 }
 
@@ -94,8 +95,8 @@ pub struct Ledger {
     attempts: BTreeMap<Place, Vec<Attempt>>,
     /// What an ingester has promised and still has to keep.
     kept_by: BTreeMap<Place, BTreeSet<RecordNo>>,
-    /// What a store has given a receipt for.
-    held_by: BTreeMap<Place, BTreeSet<RecordNo>>,
+    /// What a store has given a receipt for, by its disk.
+    held_by: BTreeMap<usize, BTreeSet<RecordNo>>,
     /// What was in a segment when it was last read.
     segments: BTreeMap<(Place, Id), Vec<RecordNo>>,
     /// Rises with every promise.
@@ -130,12 +131,18 @@ impl Ledger {
         record.id.millis() < self.horizon
     }
 
-    /// A batch was handed to a log, which may or may not have taken it.
-    pub fn attempted(&mut self, place: Place, connection: usize, first: usize, texts: &[Vec<u8>]) {
+    /// A batch is handed to a log, which may or may not take it.
+    pub fn attempt(&mut self, place: Place, connection: usize, first: usize, texts: &[Vec<u8>]) {
         let attempts = self.attempts.entry(place).or_default();
         for (number, text) in (first..).zip(texts) {
             attempts.push(Attempt { connection, number, text: text.clone() });
         }
+    }
+
+    /// The last batch of so many records was taken.
+    pub fn attempt_is_over(&mut self, place: Place, records: usize) {
+        let attempts = self.attempts.entry(place).or_default();
+        attempts.truncate(attempts.len() - records);
     }
 
     /// A batch was taken: these are its records as stored. `may_step_back`: the clock was set back far.
@@ -232,11 +239,11 @@ impl Ledger {
     }
 
     /// What is found in a store: all that it has given receipts for, unless retention may have taken it.
-    pub fn check_store(&self, place: Place, found: &[u8]) -> Checked {
+    pub fn check_store(&self, disk: usize, found: &[u8]) -> Checked {
         let mut seen = self.check_known(None, found)?;
         seen.sort_unstable();
-        let due = self.held_by.get(&place).into_iter().flatten();
-        self.check_due(due, &seen, |record| format!("the store of node {place} has lost it: {record}"))
+        let due = self.held_by.get(&disk).into_iter().flatten();
+        self.check_due(due, &seen, |record| format!("the store on disk {disk} has lost it: {record}"))
     }
 
     fn check_known(&self, place: Option<Place>, found: &[u8]) -> Checked<Vec<RecordNo>> {
@@ -285,10 +292,10 @@ impl Ledger {
     }
 
     /// A store has given its receipt for a segment.
-    pub fn receipt(&mut self, place: Place, content: &[u8]) -> Checked {
+    pub fn receipt(&mut self, disk: usize, content: &[u8]) -> Checked {
         for no in self.check_known(None, content)? {
-            self.records[no].holders |= 1 << place;
-            self.held_by.entry(place).or_default().insert(no);
+            self.records[no].holders |= 1 << disk;
+            self.held_by.entry(disk).or_default().insert(no);
         }
         Ok(())
     }
@@ -312,20 +319,27 @@ impl Ledger {
         Ok(())
     }
 
-    /// A disk is gone for good.
-    pub fn lose(&mut self, place: Place) {
-        self.held_by.remove(&place);
-        self.kept_by.remove(&place);
+    /// A store's disk is gone for good.
+    pub fn lose(&mut self, disk: usize) {
+        self.held_by.remove(&disk);
     }
 
     /// An answer that came to its good end, or to none. `promises` is what was promised when it was asked for.
     pub fn check_answer(&self, answer: &Answer<'_>) -> Checked<usize> {
+        let Params { from, to, q, invert, limit, order, .. } = answer.params;
+        let is_wanted = |id: Id, text: &[u8]| {
+            (*from..=*to).contains(&id) && (q.is_empty() || memchr::memmem::find(text, q).is_some() != *invert)
+        };
         let mut seen = vec![false; self.records.len()];
         let (mut last, mut count) = (None, 0);
         for stored in records(answer.body) {
             let Some(id) = stored.id() else { return broken(SENT, format!("{} is no record", show(stored.whole))) };
-            if last.is_some_and(|last| last >= id) {
+            let is_in_order = last.is_none_or(|last| if *order == Order::Asc { last < id } else { last > id });
+            if !is_in_order {
                 return broken(ONCE, format!("{id} comes after {last:?}"));
+            }
+            if !is_wanted(id, stored.text()) {
+                return broken(SENT, format!("{id} was not asked for"));
             }
             last = Some(id);
             count += 1;
@@ -334,7 +348,13 @@ impl Ledger {
             }
         }
         let due = |record: &Record| record.promised.is_some_and(|promised| promised <= answer.promises);
-        let wanted = |record: &Record| (answer.from..=answer.to).contains(&record.id);
+        if limit.is_some_and(|limit| count as u64 > limit) {
+            return broken(ONCE, format!("{count} records are shown, but only {limit:?} were wanted"));
+        }
+        // Where there are as many as were wanted, what lies behind the last one is not missed.
+        let last = last.filter(|_| *limit == Some(count as u64));
+        let reached = |id: Id| last.is_none_or(|last| if *order == Order::Asc { id < last } else { id > last });
+        let wanted = |record: &Record| is_wanted(record.id, &record.text) && reached(record.id);
         for (no, record) in self.records().filter(|_| answer.is_complete) {
             if !seen[no] && due(record) && wanted(record) && !self.is_expired(record) {
                 return broken(WHOLE, format!("node {} does not show {}", answer.place, self.describe(no)));
@@ -371,10 +391,8 @@ pub struct Answer<'a> {
     pub place: Place,
     /// What was promised when it was asked.
     pub promises: u64,
-    /// The smallest id that was wanted.
-    pub from: Id,
-    /// The largest.
-    pub to: Id,
+    /// What was asked for.
+    pub params: &'a Params,
     /// Whether it called itself complete and came to its good end.
     pub is_complete: bool,
     /// What came.

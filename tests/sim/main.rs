@@ -5,6 +5,7 @@
 //! run: the loop, the end             faults: what goes wrong
 //! node: a machine and its process    network: calls between them       membership: who knows of whom
 //! client: producers                  carrier: consumers                query: who asks
+//! stop: a node that is told to end
 //! ledger: what was promised          points: images of disks, recovered
 //! suite: many seeds                  report: what they came to
 //! ```
@@ -18,6 +19,7 @@ mod carrier;
 mod client;
 mod faults;
 mod ledger;
+mod lying;
 mod membership;
 mod network;
 mod node;
@@ -26,5 +28,6 @@ mod query;
 mod report;
 mod run;
 mod shape;
+mod stop;
 mod suite;
 mod world;

@@ -11,6 +11,8 @@ use oklog::cluster::DataId;
 use oklog::consume::links::Offer;
 use oklog::ingest::queue::Verdict;
 use oklog::query::complete::StoreKey;
+use oklog::query::params::Params;
+use oklog::query::plan::Tier;
 use oklog::record::id::Id;
 use oklog::store::replicate::{Receipt, ReplicateError};
 use std::collections::{BTreeMap, BTreeSet};
@@ -40,10 +42,8 @@ pub enum Request {
     SetAside(Id),
     /// Take this segment; `Some` where the body is cut after so many bytes.
     Replicate(Body, Option<usize>),
-    /// A part of an answer from the ingest tier.
-    QueryIngest(Id, Id),
-    /// A part of an answer from the store.
-    QueryStore(Id, Id),
+    /// A part of an answer, of a tier.
+    Query(Tier, Arc<Params>),
 }
 
 /// What a node answers.
@@ -81,8 +81,8 @@ pub enum Reply {
 pub enum Caller {
     /// A consumer.
     Carrier(Ticket, Errand),
-    /// A query: of this place, whether of its store.
-    Query(QueryNo, Place, bool),
+    /// A query: of this place, which tier.
+    Query(QueryNo, Place, Tier),
 }
 
 /// A call on its way.
@@ -149,7 +149,7 @@ impl Request {
         match self {
             Request::Read(_) => 6 * SECOND,
             Request::Replicate(..) => 12 * SECOND,
-            Request::QueryIngest(..) | Request::QueryStore(..) => 8 * SECOND,
+            Request::Query(..) => 8 * SECOND,
             _ => 3 * SECOND,
         }
     }
@@ -162,8 +162,10 @@ impl Sim {
         let no = self.network.last;
         self.time.after(request.patience(), Event::Answer(no, Reply::Broken));
         self.network.calls.insert(no, Call { to, caller });
+        // A query is never asked again on its own: head and body are of one snapshot.
+        let may_repeat = from != to && !matches!(request, Request::Query(..));
         let letter = Letter { call: no, from, to, request };
-        let times = if from != to && self.dice.one_in(self.shape.loss_one_in.saturating_mul(2)) { 2 } else { 1 };
+        let times = if may_repeat && self.dice.one_in(self.shape.loss_one_in.saturating_mul(2)) { 2 } else { 1 };
         for _ in 0..times {
             if let Some(delay) = self.delay(from, to) {
                 self.time.after(delay, Event::Arrive(letter.clone()));
@@ -173,7 +175,7 @@ impl Sim {
     }
 
     /// How long a message takes; `None` if it does not come.
-    fn delay(&mut self, from: Place, to: Place) -> Option<Nanos> {
+    pub fn delay(&mut self, from: Place, to: Place) -> Option<Nanos> {
         if from == to {
             return Some(1);
         }
@@ -251,7 +253,7 @@ impl Sim {
     fn handle(&mut self, no: CallNo, asker: Place, to: Place, request: Request) -> Checked<Option<Reply>> {
         let Some(process) = &self.nodes[to].process else { return Ok(None) };
         let is_wrong = match request {
-            Request::Replicate(..) | Request::QueryStore(..) => process.store.is_none(),
+            Request::Replicate(..) | Request::Query(Tier::Store, _) => process.store.is_none(),
             _ => process.ingest.is_none(),
         };
         if is_wrong {
@@ -261,8 +263,7 @@ impl Sim {
             Request::Next => self.handle_next(to),
             Request::Read(id) => self.handle_read(to, id),
             Request::Replicate(body, cut) => self.handle_replicate(to, &body, cut),
-            Request::QueryIngest(from, until) => Ok(self.part_begins(no, (to, asker), true, (from, until))),
-            Request::QueryStore(from, until) => Ok(self.part_begins(no, (to, asker), false, (from, until))),
+            Request::Query(tier, params) => Ok(self.part_begins(no, (to, asker), tier, &params)),
             Request::Commit(id, stores) => {
                 let verdict = self.on_log(to, |log| log.commit(id, &stores))?;
                 if verdict == Some(Verdict::Done) {
@@ -304,10 +305,8 @@ impl Sim {
         })?;
         let Some(read) = read else { return Ok(None) };
         let Some((known, bytes)) = read else { return Ok(Some(Reply::Verdict(Verdict::Unknown))) };
-        let bytes = match bytes {
-            Ok(bytes) => bytes,
-            Err(_) => Vec::new(),
-        };
+        // A disk that cannot be read ends the body too early.
+        let bytes = bytes.unwrap_or_default();
         if bytes.len() as u64 == known.len.0 {
             self.ledger.was_read(to, id, &bytes)?;
         }
@@ -329,7 +328,7 @@ impl Sim {
         });
         Ok(Some(match result {
             Ok(receipt) => {
-                self.ledger.receipt(to, body)?;
+                self.ledger.receipt(self.nodes[to].disk_no, body)?;
                 Reply::Receipt(receipt)
             }
             Err(ReplicateError::Full(_)) => Reply::Full,

@@ -2,6 +2,7 @@
 
 use crate::carrier::Carrier;
 use crate::shape::{DISK, Shape};
+use crate::stop::Stopping;
 use crate::world::{Nanos, NodeClock, Ticket};
 use oklog::cluster::{DataId, Meta, NodeId, Peer, PeerKind, State};
 use oklog::compact::retain::TrustedNow;
@@ -13,7 +14,7 @@ use oklog::ops::metrics::Metrics;
 use oklog::store::log::StoreLog;
 use oklog::stream::inbox::Inbox;
 use oklog::stream::registry::Registry;
-use oklog::unit::UnixMillis;
+use oklog::unit::{Monotonic, UnixMillis};
 use oklog::world::clock::Clock;
 use oklog::world::entropy::{Dice, Entropy, SeededEntropy};
 use oklog::world::fs::FileSystem;
@@ -48,6 +49,8 @@ pub struct Node {
     pub kind: PeerKind,
     /// Its disk.
     pub disk: MemoryFs,
+    /// Which disk that is: another one if it was replaced.
+    pub disk_no: usize,
     /// Its clocks.
     pub clock: Arc<NodeClock>,
     /// How many processes have begun here.
@@ -60,11 +63,17 @@ pub struct Node {
     pub death: Option<(u64, Death)>,
     /// It is gone, and its disk with it.
     pub lost: bool,
+    /// It was told to end, and has come so far.
+    pub stopping: Option<Stopping>,
+    /// It has left with nothing in hand, so nobody misses it, and not all know yet that it is back.
+    pub is_unmissed: bool,
     /// A sync may have failed in this life: what was written and not acknowledged is promised to nobody.
     pub is_suspect: bool,
     /// Its disk fails now and then.
     pub is_misbehaving: bool,
-    /// What was drawn for its directories when they were first opened.
+    /// The ids that its directories, ingest and store, have told the world.
+    pub told: (Option<DataId>, Option<DataId>),
+    /// The ids of its directories.
     pub store_id: Option<DataId>,
     /// As above.
     pub ingest_id: Option<DataId>,
@@ -90,7 +99,7 @@ pub struct IngestTier {
     /// What the flusher remembers.
     pub rounds: Rounds,
     /// When the fast port's segments were last synced, as the flusher counts it.
-    pub synced: Nanos,
+    pub synced: Monotonic,
     /// What is appended, with its ids.
     pub inbox: Arc<Inbox>,
     /// A group commit is planned.
@@ -152,14 +161,18 @@ impl Node {
             place,
             kind,
             disk,
+            disk_no: place,
             clock,
             life: 0,
             process: None,
             busy_until: 0,
             death: None,
             lost: false,
+            stopping: None,
+            is_unmissed: false,
             is_suspect: false,
             is_misbehaving: false,
+            told: (None, None),
             store_id: None,
             ingest_id: None,
             peer,
@@ -189,11 +202,20 @@ impl Node {
         self.disk.crash_at(at);
     }
 
+    /// The machine comes back with an empty disk: nothing is left of what it was.
+    pub fn replace_disk(&mut self, no: usize) {
+        self.disk = MemoryFs::with_clock(self.clock.clone());
+        self.disk.set_capacity(DISK);
+        (self.disk_no, self.lost, self.told, self.death) = (no, false, (None, None), None);
+    }
+
     /// Ends the process. The disk keeps what such a death leaves.
     pub fn die(&mut self, death: Death, dice: &mut Dice) {
         // The process goes while its disk is down: what its remains do on the way out reaches no file.
         self.disk.crash_at(self.disk.operations());
         self.process = None;
+        self.stopping = None;
+        self.busy_until = 0;
         if death == Death::PowerCut {
             self.disk.crash(dice);
         }
@@ -235,7 +257,7 @@ fn open_ingest(opening: &Opening<'_>) -> Result<IngestTier, String> {
     let (live, inbox) = (Arc::new(Registry::default()), Arc::new(Inbox::default()));
     live.listen(&inbox);
     let log = Arc::new(opening.ingest(live)?);
-    Ok(IngestTier { log, rounds: Rounds::default(), synced: 0, inbox, commit_due: false })
+    Ok(IngestTier { log, rounds: Rounds::default(), synced: Monotonic::default(), inbox, commit_due: false })
 }
 
 fn open_store(opening: &Opening<'_>) -> Result<StoreTier, String> {

@@ -1,65 +1,37 @@
-//! Queries over the whole cluster: ingesters first, then stores, as `query/scatter.rs` does it, with the real merge and the
-//! real judgement of what silence means.
+//! Queries over the whole cluster, as `query/scatter.rs` does them: the real plan of whom to ask and of what is missed, the
+//! real scan, merge and judgement of what breaks off. Only the waiting is the simulation's.
+//!
+//! Everything is read over later events, piece by piece, while segments are compacted, committed and removed under it. A
+//! node that does not answer in time is given up, and so is one that the asked node holds to be gone.
 
 use crate::ledger::{Answer, Checked};
 use crate::network::{Body, CallNo, Caller, Reply, Request};
 use crate::node::Place;
-use crate::points::read_parts;
 use crate::run::{Event, Sim};
 use crate::world::{MS, Nanos, SECOND, Ticket};
-use oklog::cluster::{DataId, Peer, State, View};
+use oklog::cluster::{DataId, Peer, View};
+use oklog::http::Cancel;
 use oklog::merge::k_way::{Merge, MergeError, Source};
-use oklog::query::complete::{Missed, StoreKey};
+use oklog::ops::metrics::Counter;
+use oklog::query::complete::StoreKey;
+use oklog::query::needle::Matcher;
+use oklog::query::newest::{Descending, Newest};
 use oklog::query::params::{Order, Params};
+use oklog::query::plan::{self, Owner, Tier, Verdict};
+use oklog::query::pool::Pool;
 use oklog::query::remote::Remote;
+use oklog::query::scan::{Direction, PartSource, Scan, Setup};
 use oklog::record::id::Id;
+use oklog::record::stored::records;
 use oklog::segment::readable::Readable;
-use std::collections::BTreeSet;
 use std::io::{self, Read};
 use std::sync::Arc;
 
 /// Which query.
 pub type QueryNo = usize;
 
-/// A query on its way.
-pub struct Query {
-    asker: Ticket,
-    /// What was promised when it began.
-    promises: u64,
-    from: Id,
-    to: Id,
-    before: Arc<View>,
-    view: Option<Arc<View>>,
-    own: Vec<Readable>,
-    ingesters: Vec<Asked>,
-    stores: Vec<Asked>,
-    /// What is missed, once all heads are there.
-    missed: Option<Missed>,
-    over: bool,
-}
-
-/// A node that was asked.
-struct Asked {
-    peer: Peer,
-    place: Place,
-    is_store: bool,
-    head: Option<Option<Vec<StoreKey>>>,
-    part: Option<(Body, bool)>,
-}
-
-impl Asked {
-    /// It has answered in full, or will not.
-    fn is_done(&self) -> bool {
-        self.part.is_some() || self.head == Some(None)
-    }
-
-    fn is_missed_in(&self, missed: &mut Missed) {
-        match self.is_store {
-            true => missed.store(StoreKey::of_peer(&self.peer), &self.peer.name()),
-            false => missed.ingester(&self.peer.name()),
-        }
-    }
-}
+/// From one look at whether nodes that are waited for are members still to the next.
+const LOOK: Nanos = 500 * MS;
 
 /// How a query ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -72,26 +44,177 @@ pub enum Ending {
     Broken,
 }
 
-/// A part of an answer on a node: what it has found, until it is read.
-pub struct Part {
-    way: (Place, Place),
-    not_before: Nanos,
-    life: u64,
-    readables: Vec<Readable>,
+/// A query on its way.
+pub struct Query {
+    asker: Ticket,
+    /// What was promised when it began.
+    promises: u64,
+    params: Arc<Params>,
+    was_informed: bool,
+    before: Arc<View>,
+    /// Who was there when stores were asked; `None` until then.
+    view: Option<Arc<View>>,
+    own: Vec<(Tier, Vec<Readable>)>,
+    asked: Vec<Asked>,
+    /// What the head said, once it has left.
+    verdict: Option<Verdict>,
+    reading: Option<Reading>,
+    over: bool,
 }
 
-struct Whole(Option<Vec<u8>>, Id);
+/// A node that was asked.
+struct Asked {
+    tier: Tier,
+    peer: Peer,
+    place: Place,
+    head: Head,
+    /// What came after the head, and whether that is all.
+    part: Option<(Body, bool)>,
+}
 
-impl Source for Whole {
+enum Head {
+    Awaited,
+    /// Too late, or none of ours.
+    Failed,
+    /// The stores that it named.
+    Came(Vec<StoreKey>),
+}
+
+impl Asked {
+    fn has_answered(&self) -> bool {
+        matches!(self.head, Head::Came(_))
+    }
+
+    fn is_awaited(&self) -> bool {
+        matches!(self.head, Head::Awaited)
+    }
+
+    /// It has answered in full, or will not.
+    fn is_done(&self) -> bool {
+        self.part.is_some() || matches!(self.head, Head::Failed)
+    }
+
+    /// Nothing more comes of it.
+    fn breaks_off(&mut self) {
+        match self.head {
+            Head::Awaited => self.head = Head::Failed,
+            Head::Came(_) if self.part.is_none() => self.part = Some((Body::default(), false)),
+            _ => {}
+        }
+    }
+}
+
+/// An answer that is being put together.
+struct Reading {
+    runs: Runs,
+    owners: Vec<Owner>,
+    body: Vec<u8>,
+    left: u64,
+}
+
+/// A part of an answer on a node that was asked for it.
+pub struct Part {
+    /// From the node to who asked.
+    way: (Place, Place),
+    life: u64,
+    /// When its head comes: its body comes no earlier.
+    not_before: Nanos,
+    runs: Runs,
+    body: Vec<u8>,
+    left: u64,
+}
+
+/// A merge in either order, as in `query/answer.rs`.
+enum Runs {
+    Ascending(Box<Merge<Piece>>),
+    Descending(Box<Newest<Piece>>),
+}
+
+enum Piece {
+    Own(PartSource),
+    Remote(Remote),
+}
+
+impl Source for Piece {
     fn next_block(&mut self, block: &mut Vec<u8>) -> Result<bool, MergeError> {
-        let Some(bytes) = self.0.take() else { return Ok(false) };
-        block.extend_from_slice(&bytes);
-        Ok(true)
+        match self {
+            Piece::Own(part) => part.next_block(block),
+            Piece::Remote(remote) => remote.next_block(block),
+        }
     }
 
     fn low(&self) -> Id {
-        self.1
+        match self {
+            Piece::Own(part) => part.low(),
+            Piece::Remote(remote) => remote.low(),
+        }
     }
+}
+
+impl Descending for Piece {
+    fn next_piece(&mut self) -> io::Result<Option<Vec<u8>>> {
+        match self {
+            Piece::Own(part) => Descending::next_piece(part),
+            Piece::Remote(remote) => remote.next_piece(),
+        }
+    }
+
+    fn high(&self) -> Id {
+        match self {
+            Piece::Own(part) => Descending::high(part),
+            Piece::Remote(remote) => remote.high(),
+        }
+    }
+}
+
+impl Runs {
+    fn new(pieces: Vec<Piece>, params: &Params) -> Runs {
+        match params.order {
+            Order::Asc => Runs::Ascending(Box::new(Merge::trusting(pieces))),
+            Order::Desc => Runs::Descending(Box::new(Newest::new(pieces))),
+        }
+    }
+
+    /// Appends what comes next, of at most `left` records, and counts them down. `None` when more may come, else how it
+    /// ended: what breaks behind the last record that is wanted is not missed.
+    fn next(&mut self, body: &mut Vec<u8>, left: &mut u64) -> Option<Result<(), MergeError>> {
+        let mut run = Vec::new();
+        let step = match self {
+            Runs::Ascending(merge) => merge.next_run(&mut run, 1),
+            Runs::Descending(newest) => newest.next_record(&mut run),
+        };
+        for stored in records(&run).take((*left).min(usize::MAX as u64) as usize) {
+            body.extend_from_slice(stored.whole);
+            *left -= 1;
+        }
+        match step {
+            _ if *left == 0 => Some(Ok(())),
+            Ok(true) => None,
+            Ok(false) => Some(Ok(())),
+            Err(error) => Some(Err(error)),
+        }
+    }
+}
+
+/// Sources that scan what a node has found.
+fn scan(parts: Vec<Readable>, params: &Params, pool: &Arc<Pool>) -> Vec<Piece> {
+    let matcher = Matcher::new(&params.q, false, false, params.invert).expect("no pattern");
+    let direction = match params.order {
+        Order::Asc => Direction::Forward,
+        Order::Desc => Direction::Backward,
+    };
+    let setup = Setup {
+        parts,
+        from: params.from,
+        to: params.to,
+        direction,
+        read_ahead: false,
+        matcher,
+        line: pool.line(),
+        cancel: Cancel::default(),
+        scanned: Counter::default(),
+    };
+    Scan::sources(setup).into_iter().map(Piece::Own).collect()
 }
 
 /// The bytes of another node's part, which may end too early.
@@ -113,232 +236,285 @@ impl Read for Wire {
 }
 
 impl Sim {
-    /// Asks a node for all there is between two ids.
-    pub fn begin_query(&mut self, place: Place, from: Id, to: Id) -> Checked<Option<QueryNo>> {
+    /// A client asks some node that runs for something.
+    pub fn ask(&mut self) -> Checked {
+        let place = self.dice.below(self.nodes.len() as u64) as usize;
+        let params = self.some_params();
+        self.begin_query(place, params)?;
+        Ok(())
+    }
+
+    /// All there is, or a part of it.
+    fn some_params(&mut self) -> Params {
+        let mut params = everything();
+        if self.dice.one_in(3) && self.ledger.len() > 0 {
+            let n = self.ledger.len() as u64;
+            let end = |dice: &mut oklog::world::entropy::Dice| self.ledger.record(dice.below(n) as usize).id;
+            let (one, other) = (end(&mut self.dice), end(&mut self.dice));
+            (params.from, params.to) = (one.min(other), one.max(other));
+        }
+        if self.dice.one_in(4) {
+            params.limit = Some(1 + self.dice.below(30));
+        }
+        if self.dice.one_in(4) {
+            params.order = Order::Desc;
+        }
+        if self.dice.one_in(6) {
+            (params.q, params.invert) = (b"l1".to_vec(), self.dice.one_in(2));
+        }
+        params
+    }
+
+    /// Asks a node.
+    pub fn begin_query(&mut self, place: Place, params: Params) -> Checked<Option<QueryNo>> {
         let node = &self.nodes[place];
-        if node.process.is_none() {
+        if node.process.is_none() || !node.kind.stores() || node.busy_until > self.time.now() {
             return Ok(None);
         }
-        let asker = node.ticket();
+        let (asker, no) = (node.ticket(), self.queries.len());
         let before = self.members.view(&self.nodes, place);
-        let no = self.queries.len();
-        let own = self.snapshot(place, true, from, to);
-        let ingesters = self.ask_all(no, place, &before, false, from, to);
-        let promises = self.ledger.promises;
+        let params = Arc::new(params);
+        self.trace(|| format!("query {no} at node {place}"));
         self.queries.push(Query {
             asker,
-            promises,
-            from,
-            to,
+            promises: self.ledger.promises,
+            params: params.clone(),
+            was_informed: self.members.is_informed(place),
             before,
             view: None,
-            own,
-            ingesters,
-            stores: Vec::new(),
-            missed: None,
+            own: vec![(Tier::Ingest, self.snapshot(place, Tier::Ingest, &params))],
+            asked: Vec::new(),
+            verdict: None,
+            reading: None,
             over: false,
         });
-        self.trace(|| format!("query {no} at node {place}"));
+        self.ask_all(no, Tier::Ingest);
+        self.time.after(LOOK, Event::Look(no));
         self.query_goes_on(no)?;
         Ok(Some(no))
     }
 
-    fn snapshot(&self, place: Place, ingest: bool, from: Id, to: Id) -> Vec<Readable> {
+    fn snapshot(&self, place: Place, tier: Tier, params: &Params) -> Vec<Readable> {
         let Some(process) = &self.nodes[place].process else { return Vec::new() };
-        match ingest {
-            true => process.ingest.as_ref().map(|tier| tier.log.snapshot(from, to)).unwrap_or_default(),
-            false => {
+        let (from, to) = (params.from, params.to);
+        match tier {
+            Tier::Ingest => process.ingest.as_ref().map(|tier| tier.log.snapshot(from, to)).unwrap_or_default(),
+            Tier::Store => {
                 let segments = process.store.as_ref().map(|tier| tier.log.snapshot(from, to)).unwrap_or_default();
                 segments.into_iter().map(Readable::whole).collect()
             }
         }
     }
 
-    fn ask_all(&mut self, no: QueryNo, place: Place, view: &View, stores: bool, from: Id, to: Id) -> Vec<Asked> {
-        let has_tier = |peer: &&Peer| if stores { peer.meta.kind.stores() } else { peer.meta.kind.ingests() };
-        let mut asked = Vec::new();
-        for peer in view.others.iter().filter(has_tier) {
-            let Some(to_place) = self.members.place_of(peer) else { continue };
-            let request = if stores { Request::QueryStore(from, to) } else { Request::QueryIngest(from, to) };
-            self.call(place, to_place, request, Caller::Query(no, to_place, stores));
-            asked.push(Asked { peer: peer.clone(), place: to_place, is_store: stores, head: None, part: None });
+    fn ask_all(&mut self, no: QueryNo, tier: Tier) {
+        let query = &self.queries[no];
+        let (place, params) = (query.asker.place, query.params.clone());
+        let view = query.view.clone().unwrap_or_else(|| query.before.clone());
+        for peer in plan::ask(tier, &view) {
+            let Some(to) = self.members.place_of(peer) else { continue };
+            self.call(place, to, Request::Query(tier, params.clone()), Caller::Query(no, to, tier));
+            let asked = Asked { tier, peer: peer.clone(), place: to, head: Head::Awaited, part: None };
+            self.queries[no].asked.push(asked);
         }
-        asked
     }
 
-    /// A node is asked for its part: it looks, says so, and sends what it has found a little later, on the same wire.
-    pub fn part_begins(&mut self, no: CallNo, way: (Place, Place), ingest: bool, range: (Id, Id)) -> Option<Reply> {
-        let to = way.0;
-        let readables = self.snapshot(to, ingest, range.0, range.1);
-        let (stores, data) = match ingest {
-            true => (self.known_stores(to), self.nodes[to].ingest_id),
-            false => (Vec::new(), self.nodes[to].store_id),
+    /// A node is asked for its part: it looks, says so, and sends what it has found a little later.
+    pub fn part_begins(&mut self, no: CallNo, way: (Place, Place), tier: Tier, params: &Params) -> Option<Reply> {
+        let place = way.0;
+        let readables = self.snapshot(place, tier, params);
+        let (stores, data) = match tier {
+            Tier::Ingest => {
+                let view = self.members.view(&self.nodes, place);
+                let named = plan::named_by(&view, &self.witnesses(place), &self.members.forgotten(place));
+                (named.into_iter().collect(), self.nodes[place].ingest_id)
+            }
+            Tier::Store => (Vec::new(), self.nodes[place].store_id),
         };
         let not_before = self.answer_after(no, way, Reply::Head(stores, data), 0)?;
-        self.parts.insert(no, Part { way, not_before, life: self.nodes[to].life, readables });
-        let delay = if self.dice.one_in(10) { self.dice.below(2 * SECOND) } else { self.dice.below(5 * MS) };
-        self.time.after(MS + delay, Event::Part(no));
+        let (runs, life) = (Runs::new(scan(readables, params, &self.pool), params), self.nodes[place].life);
+        let left = params.limit.unwrap_or(u64::MAX);
+        self.parts.insert(no, Part { way, life, not_before, runs, body: Vec::new(), left });
+        let wait = MS + self.between_pieces();
+        self.time.after(wait, Event::Part(no));
         None
     }
 
-    fn known_stores(&self, place: Place) -> Vec<StoreKey> {
-        let view = self.members.view(&self.nodes, place);
-        let stores = view.members().chain(&view.silent).filter(|peer| peer.meta.kind.stores());
-        let mut keys: BTreeSet<StoreKey> = stores.map(StoreKey::of_peer).collect();
+    fn witnesses(&self, place: Place) -> Vec<DataId> {
         let tier = self.nodes[place].process.as_ref().and_then(|process| process.ingest.as_ref());
-        keys.extend(tier.map(|tier| tier.log.witnesses()).unwrap_or_default().into_iter().map(StoreKey::of));
-        keys.into_iter().collect()
+        tier.map(|tier| tier.log.witnesses()).unwrap_or_default()
     }
 
-    /// A node reads what it has found and sends it.
-    pub fn part_ends(&mut self, no: CallNo) -> Checked {
-        let Some(part) = self.parts.remove(&no) else { return Ok(()) };
+    /// From one piece of a part to the next.
+    fn between_pieces(&mut self) -> Nanos {
+        let longest = if self.dice.one_in(25) { 2 * SECOND } else { 5 * MS };
+        self.dice.below(longest)
+    }
+
+    /// A node goes on with its part.
+    pub fn part_goes_on(&mut self, no: CallNo) {
+        let Some(mut part) = self.parts.remove(&no) else { return };
         if !self.nodes[part.way.0].runs(part.life) {
-            return Ok(());
+            return;
         }
-        let read = self.act(part.way.0, |_| read_parts(&part.readables))?;
-        let Some(read) = read else { return Ok(()) };
-        let reply = match read {
-            Ok(sources) => Reply::Part(Arc::new(merged(sources)), true),
-            Err(_) => Reply::Part(Arc::default(), false),
-        };
-        self.answer_after(no, part.way, reply, part.not_before);
-        Ok(())
+        for _ in 0..1 + self.dice.below(20) {
+            if let Some(end) = part.runs.next(&mut part.body, &mut part.left) {
+                let reply = Reply::Part(Arc::new(part.body), end.is_ok());
+                self.answer_after(no, part.way, reply, part.not_before);
+                return;
+            }
+        }
+        let wait = self.between_pieces();
+        self.parts.insert(no, part);
+        self.time.after(wait, Event::Part(no));
     }
 
     /// What a query hears of a node.
-    pub fn query_hears(&mut self, no: QueryNo, place: Place, call_is_store: bool, reply: Reply) -> Checked {
+    pub fn query_hears(&mut self, no: QueryNo, place: Place, tier: Tier, reply: Reply) -> Checked {
         let query = &mut self.queries[no];
-        let asked = if call_is_store { &mut query.stores } else { &mut query.ingesters };
-        let Some(asked) = asked.iter_mut().find(|asked| asked.place == place) else { return Ok(()) };
+        let Some(asked) = query.asked.iter_mut().find(|asked| asked.place == place && asked.tier == tier) else {
+            return Ok(());
+        };
         match reply {
-            Reply::Head(stores, data) => {
-                let wanted = if asked.is_store { asked.peer.meta.store } else { asked.peer.meta.ingest };
-                let is_another = |(wanted, found): (DataId, DataId)| wanted != found;
-                let head = if wanted.zip(data).is_some_and(is_another) { None } else { Some(stores) };
-                asked.head.get_or_insert(head);
+            Reply::Head(stores, data) if asked.is_awaited() => {
+                let is_anothers = data.is_some_and(|data| tier.is_anothers(&asked.peer, &data.to_string()));
+                asked.head = if is_anothers { Head::Failed } else { Head::Came(stores) };
             }
-            Reply::Part(body, whole) if matches!(asked.head, Some(Some(_))) => asked.part = Some((body, whole)),
-            _ => match asked.head {
-                Some(Some(_)) => asked.part = Some((Arc::default(), false)),
-                _ => asked.head = Some(None),
-            },
+            Reply::Head(..) => {}
+            Reply::Part(body, whole) if asked.has_answered() && asked.part.is_none() => {
+                asked.part = Some((body, whole));
+            }
+            _ => asked.breaks_off(),
         }
         self.query_goes_on(no)
     }
 
-    /// Asks the stores when all ingesters have answered; ends when all have.
+    /// Those that the asked node holds to be gone are not waited for.
+    pub fn look(&mut self, no: QueryNo) -> Checked {
+        let query = &self.queries[no];
+        if query.over {
+            return Ok(());
+        }
+        let view = self.members.view(&self.nodes, query.asker.place);
+        let is_gone = |asked: &&mut Asked| view.others.iter().all(|peer| peer.node != asked.peer.node);
+        self.queries[no].asked.iter_mut().filter(is_gone).for_each(Asked::breaks_off);
+        self.time.after(LOOK, Event::Look(no));
+        self.query_goes_on(no)
+    }
+
+    /// Asks the stores when all ingesters have answered; says what is missed when all stores have; reads when all is there.
     fn query_goes_on(&mut self, no: QueryNo) -> Checked {
         let query = &self.queries[no];
-        let (asker, from, to) = (query.asker, query.from, query.to);
-        if query.over {
+        let asker = query.asker;
+        if query.over || query.reading.is_some() {
             return Ok(());
         }
         if !self.nodes[asker.place].runs(asker.life) {
             self.end_query(no);
             return Ok(());
         }
+        if query.asked.iter().any(Asked::is_awaited) {
+            return Ok(());
+        }
         if query.view.is_none() {
-            if query.ingesters.iter().any(|asked| asked.head.is_none()) {
-                return Ok(());
-            }
             let view = self.members.view(&self.nodes, asker.place);
-            let own = self.snapshot(asker.place, false, from, to);
-            let stores = self.ask_all(no, asker.place, &view, true, from, to);
+            let own = self.snapshot(asker.place, Tier::Store, &query.params);
             let query = &mut self.queries[no];
-            query.own.extend(own);
-            (query.view, query.stores) = (Some(view), stores);
+            query.own.push((Tier::Store, own));
+            query.view = Some(view);
+            self.ask_all(no, Tier::Store);
+            return self.query_goes_on(no);
         }
-        let query = &self.queries[no];
-        if query.missed.is_none() {
-            if query.stores.iter().any(|asked| asked.head.is_none()) {
-                return Ok(());
-            }
-            let missed = self.missed_by(query);
-            self.queries[no].missed = Some(missed);
+        if query.verdict.is_none() {
+            let verdict = self.judge(query);
+            self.trace(|| format!("query {no} has all heads and misses {:?}", verdict.missed().names()));
+            self.queries[no].verdict = Some(verdict);
         }
-        let query = &self.queries[no];
-        if query.ingesters.iter().chain(&query.stores).all(Asked::is_done) {
-            return self.finish_query(no);
+        if self.queries[no].asked.iter().all(Asked::is_done) {
+            self.begin_reading(no);
         }
         Ok(())
     }
 
-    /// Who is missed when all heads are there.
-    fn missed_by(&self, query: &Query) -> Missed {
-        let view = query.view.as_ref().expect("stores were asked");
-        let mut missed = missed_ingesters(&query.before, view, &query.ingesters);
-        for peer in view.silent.iter().filter(|peer| peer.meta.kind.stores()) {
-            missed.store(StoreKey::of_peer(peer), &peer.name());
-        }
-        query.stores.iter().filter(|asked| asked.head == Some(None)).for_each(|asked| asked.is_missed_in(&mut missed));
-        let stores = view.members().chain(&view.silent).filter(|peer| peer.meta.kind.stores());
-        let known: BTreeSet<StoreKey> = stores.map(StoreKey::of_peer).collect();
-        let named = query.ingesters.iter().filter_map(|asked| asked.head.clone().flatten()).flatten();
-        let own = self.known_stores(query.asker.place);
-        for key in named.chain(own).filter(|key| !known.contains(key)) {
-            missed.store(key, &key.text());
-        }
-        missed
+    fn judge(&self, query: &Query) -> Verdict {
+        let place = query.asker.place;
+        let now = query.view.as_ref().expect("stores were asked");
+        let of = |tier: Tier| {
+            let asked = query.asked.iter().filter(move |asked| asked.tier == tier);
+            asked.map(|asked| (&asked.peer, asked.has_answered())).collect()
+        };
+        let named = query.asked.iter().filter_map(|asked| match &asked.head {
+            Head::Came(stores) => Some(stores),
+            _ => None,
+        });
+        let asked = plan::Asked {
+            was_informed: query.was_informed,
+            before: &query.before,
+            now,
+            ingesters: of(Tier::Ingest),
+            stores: of(Tier::Store),
+            named: named.flatten().copied().collect(),
+            witnesses: &self.witnesses(place),
+            forgotten: &self.members.forgotten(place),
+        };
+        Verdict::new(asked.missed(), now.replicas())
     }
 
-    /// Merges what has come and judges it.
-    fn finish_query(&mut self, no: QueryNo) -> Checked {
-        let own = std::mem::take(&mut self.queries[no].own);
-        let place = self.queries[no].asker.place;
-        let Some(read) = self.act(place, |_| read_parts(&own))? else {
+    fn begin_reading(&mut self, no: QueryNo) {
+        let query = &mut self.queries[no];
+        let (params, me) = (query.params.clone(), &query.before.me);
+        let (mut pieces, mut owners) = (Vec::new(), Vec::new());
+        for (tier, parts) in query.own.drain(..) {
+            let own = scan(parts, &params, &self.pool);
+            owners.resize(owners.len() + own.len(), Owner::new(tier, me));
+            pieces.extend(own);
+        }
+        for asked in query.asked.drain(..) {
+            let Some((bytes, whole)) = asked.part else { continue };
+            pieces.push(Piece::Remote(Remote::new(Box::new(Wire { bytes, at: 0, whole }), &params)));
+            owners.push(Owner::new(asked.tier, &asked.peer));
+        }
+        let left = params.limit.unwrap_or(u64::MAX);
+        query.reading = Some(Reading { runs: Runs::new(pieces, &params), owners, body: Vec::new(), left });
+        self.time.after(0, Event::Merge(no));
+    }
+
+    /// Reads a little more, and ends where there is no more or the answer cannot do without what broke off.
+    pub fn query_reads(&mut self, no: QueryNo) -> Checked {
+        let query = &mut self.queries[no];
+        let (Some(reading), Some(verdict)) = (&mut query.reading, &mut query.verdict) else { return Ok(()) };
+        if !self.nodes[query.asker.place].runs(query.asker.life) {
             self.end_query(no);
             return Ok(());
-        };
-        let query = &self.queries[no];
-        let view = query.view.as_ref().expect("stores were asked");
-        let missed = query.missed.clone().expect("judged");
-        let replicas = view.replicas();
-        let mut now = missed.clone();
-        let mut goes_on = true;
-        let mut sources: Vec<Box<dyn Source>> = Vec::new();
-        let mut owners: Vec<Option<&Asked>> = Vec::new();
-        match read {
-            Ok(read) => {
-                for (low, bytes) in read {
-                    sources.push(Box::new(Whole(Some(bytes), low)));
-                    owners.push(None);
+        }
+        for _ in 0..1 + self.dice.below(40) {
+            match reading.runs.next(&mut reading.body, &mut reading.left) {
+                None => {}
+                Some(Ok(())) => {
+                    let ending = if verdict.is_complete() { Ending::Complete } else { Ending::Partial };
+                    return self.finish_query(no, ending);
                 }
-            }
-            // Its own disk cannot be read: nothing it says is whole.
-            Err(_) => goes_on = false,
-        }
-        let params = params(query.from, query.to);
-        for asked in query.ingesters.iter().chain(&query.stores) {
-            if let Some((bytes, whole)) = &asked.part {
-                let wire = Wire { bytes: bytes.clone(), at: 0, whole: *whole };
-                sources.push(Box::new(Remote::new(Box::new(wire), &params)));
-                owners.push(Some(asked));
+                Some(Err(error)) if !verdict.goes_on_without(&reading.owners[error.index()]) => {
+                    return self.finish_query(no, Ending::Broken);
+                }
+                Some(Err(_)) => {}
             }
         }
-        let (mut merge, mut body) = (Merge::trusting(sources), Vec::new());
-        while goes_on {
-            match merge.next_run(&mut body, 4_096) {
-                Ok(true) => {}
-                Ok(false) => break,
-                Err(error) => match owners[error.index()] {
-                    Some(asked) => {
-                        asked.is_missed_in(&mut now);
-                        goes_on = missed.may_become(&now, &asked.peer.name(), replicas);
-                    }
-                    None => goes_on = false,
-                },
-            }
-        }
-        let ending = match (goes_on, missed.is_harmless(replicas)) {
-            (false, _) => Ending::Broken,
-            (true, true) => Ending::Complete,
-            (true, false) => Ending::Partial,
+        let wait = self.between_pieces();
+        self.time.after(wait, Event::Merge(no));
+        Ok(())
+    }
+
+    fn finish_query(&mut self, no: QueryNo, ending: Ending) -> Checked {
+        self.trace(|| format!("query {no}: {ending:?}"));
+        let query = &self.queries[no];
+        let body = query.reading.as_ref().map_or(&[][..], |reading| &reading.body);
+        let answer = Answer {
+            place: query.asker.place,
+            promises: query.promises,
+            params: &query.params,
+            is_complete: ending == Ending::Complete,
+            body,
         };
-        let is_complete = ending == Ending::Complete;
-        let (promises, from, to) = (query.promises, query.from, query.to);
-        let answer = Answer { place, promises, from, to, is_complete, body: &body };
-        self.trace(|| format!("query {no}: {ending:?}, missed {}", missed.names()));
         self.ledger.check_answer(&answer)?;
         self.totals.queries[ending as usize] += 1;
         self.endings.insert(no, ending);
@@ -349,41 +525,12 @@ impl Sim {
     fn end_query(&mut self, no: QueryNo) {
         let query = &mut self.queries[no];
         query.over = true;
-        (query.own, query.ingesters, query.stores) = (Vec::new(), Vec::new(), Vec::new());
+        (query.own, query.asked, query.reading) = (Vec::new(), Vec::new(), None);
     }
 }
 
-fn params(from: Id, to: Id) -> Params {
+/// All there is.
+pub fn everything() -> Params {
     let (q, regex, invert, ignore_case) = (Vec::new(), false, false, false);
-    Params { from, to, q, regex, invert, ignore_case, limit: None, order: Order::Asc }
-}
-
-fn merged(sources: Vec<(Id, Vec<u8>)>) -> Vec<u8> {
-    let sources = sources.into_iter().map(|(low, bytes)| Whole(Some(bytes), low)).collect();
-    let (mut merge, mut body) = (Merge::trusting(sources), Vec::new());
-    while let Ok(true) = merge.next_run(&mut body, 4_096) {}
-    body
-}
-
-/// As in `query/scatter.rs`: the ingesters whose records are missed.
-fn missed_ingesters(before: &View, now: &View, asked: &[Asked]) -> Missed {
-    let answered: BTreeSet<_> =
-        asked.iter().filter(|asked| matches!(asked.head, Some(Some(_)))).map(|asked| asked.peer.node).collect();
-    let is_gone = |peer: &Peer| {
-        let same = |other: &Peer| {
-            other.node == peer.node || (peer.meta.ingest.is_some() && other.meta.ingest == peer.meta.ingest)
-        };
-        !now.members().chain(silent_ingesters(now)).any(same)
-    };
-    let failed = asked.iter().map(|asked| &asked.peer);
-    let candidates = failed.chain(silent_ingesters(before)).filter(|peer| !is_gone(peer)).chain(silent_ingesters(now));
-    let mut missed = Missed::default();
-    for peer in candidates.filter(|peer| peer.meta.kind.ingests() && !answered.contains(&peer.node)) {
-        missed.ingester(&peer.name());
-    }
-    missed
-}
-
-fn silent_ingesters(view: &View) -> impl Iterator<Item = &Peer> {
-    view.silent.iter().filter(|peer| peer.meta.kind.ingests() && peer.state != State::Left)
+    Params { from: Id::MIN, to: Id::MAX, q, regex, invert, ignore_case, limit: None, order: Order::Asc }
 }

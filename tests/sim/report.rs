@@ -33,8 +33,14 @@ pub struct Totals {
     pub network_faults: u64,
     /// Stores that were lost for good.
     pub lost_stores: u64,
+    /// Recoveries that could not end before their disk had room again.
+    pub waited_for_room: u64,
     /// Records that were appended.
     pub records: u64,
+    /// Segments that consumers took to stores, compactions, and segments that retention has put into the trash.
+    pub moved: [u64; 3],
+    /// Nodes that were told to end and did, those that had not handed over everything and those that had.
+    pub stops: [u64; 2],
     /// Queries that ended complete, partial, and broken.
     pub queries: [u64; 3],
 }
@@ -42,14 +48,15 @@ pub struct Totals {
 impl Totals {
     /// Both together.
     pub fn add(&mut self, other: &Totals) {
-        let Totals { queries, .. } = other;
-        self.queries.iter_mut().zip(queries).for_each(|(sum, n)| *sum += n);
+        self.queries.iter_mut().zip(other.queries).for_each(|(sum, n)| *sum += n);
+        self.moved.iter_mut().zip(other.moved).for_each(|(sum, n)| *sum += n);
+        self.stops.iter_mut().zip(other.stops).for_each(|(sum, n)| *sum += n);
         for (sum, n) in self.fields().into_iter().zip(other.values()) {
             *sum += n;
         }
     }
 
-    fn fields(&mut self) -> [&mut u64; 13] {
+    fn fields(&mut self) -> [&mut u64; 14] {
         [
             &mut self.seeds,
             &mut self.events,
@@ -63,11 +70,12 @@ impl Totals {
             &mut self.disk_faults,
             &mut self.network_faults,
             &mut self.lost_stores,
+            &mut self.waited_for_room,
             &mut self.records,
         ]
     }
 
-    fn values(&self) -> [u64; 13] {
+    fn values(&self) -> [u64; 14] {
         let mut copy = *self;
         copy.fields().map(|field| *field)
     }
@@ -81,8 +89,10 @@ impl Totals {
              events        {:>12}\n\
              operations    {:>12}   on files, those that only read left out\n\
              crashes       {:>12}   {} kills, {} power cuts; {} within recovery\n\
-             crash points  {:>12}   {} with a second crash within recovery\n\
+             crash points  {:>12}   {} with a second crash within recovery, {} had to wait for room\n\
              faults        {:>12}   {} file operations failed, {} messages lost or cut, {} stores lost for good\n\
+             ends in order {:>12}   {} with everything handed over\n\
+             segments      {:>12}   handed over to stores, {} compactions, {} trashed\n\
              records       {:>12}\n\
              queries       {:>12}   {} complete, {} partial, {} broken off\n",
             self.seeds,
@@ -95,10 +105,16 @@ impl Totals {
             self.deaths_in_recovery,
             self.crash_points,
             self.second_crashes,
+            self.waited_for_room,
             self.faults,
             self.disk_faults,
             self.network_faults,
             self.lost_stores,
+            self.stops[0] + self.stops[1],
+            self.stops[1],
+            self.moved[0],
+            self.moved[1],
+            self.moved[2],
             self.records,
             complete + partial + broken,
             complete,
@@ -133,5 +149,27 @@ impl fmt::Display for Report {
         writeln!(f, "what came last:")?;
         trace.iter().try_for_each(|line| writeln!(f, "  {line}"))?;
         writeln!(f, "replay with: scripts/sim --seeds {seed}..{} --verbose", seed + 1)
+    }
+}
+
+/// Prints what the shipped code logs among what happens.
+struct Printer;
+
+impl log::Log for Printer {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        println!("{:>24}  {}: {}", "", record.level(), record.args());
+    }
+
+    fn flush(&self) {}
+}
+
+/// From now on what the shipped code logs is printed.
+pub fn print_logs() {
+    if log::set_logger(&Printer).is_ok() {
+        log::set_max_level(log::LevelFilter::Info);
     }
 }

@@ -7,12 +7,12 @@ use crate::membership::Membership;
 use crate::network::{CallNo, Letter, Network, Reply};
 use crate::node::{Death, IngestTier, Node, Place, Process};
 use crate::points::read_all;
-use crate::query::{Ending, Part, Query, QueryNo};
+use crate::query::{Ending, Part, Query, QueryNo, everything};
 use crate::report::Totals;
-use crate::shape::{DISK, Shape};
+use crate::shape::Shape;
 use crate::world::{MS, Nanos, NodeClock, SECOND, Ticket, Timeline};
-use oklog::cluster::Peer;
-use oklog::ops::metrics::Metrics;
+use oklog::ops::metrics::{self as m, Metrics};
+use oklog::query::pool::Pool;
 use oklog::record::id::Id;
 use oklog::record::stored::records;
 use oklog::unit::UnixNanos;
@@ -22,6 +22,7 @@ use oklog::world::entropy::Dice;
 use oklog::world::fs::FileSystem;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What can happen.
 pub enum Event {
@@ -47,8 +48,18 @@ pub enum Event {
     Answer(CallNo, Reply),
     /// A node reads its part of an answer.
     Part(CallNo),
-    /// A node hears of another.
-    Learn(Place, Place, Box<Peer>),
+    /// A query goes on with what it merges.
+    Merge(QueryNo),
+    /// A query looks whether those it waits for are members still.
+    Look(QueryNo),
+    /// A datagram comes, from one to another.
+    Datagram(Place, Place, Box<[u8]>),
+    /// Something is due for a member.
+    Gossip(Ticket),
+    /// A member looks whether there is something to be written.
+    KeepMembers(Ticket),
+    /// A node that was told to end goes on with it.
+    Stop(Ticket),
     /// Somebody asks.
     Query,
     /// Something goes wrong.
@@ -83,12 +94,28 @@ pub struct Sim {
     pub unsynced: BTreeMap<Place, Vec<RecordNo>>,
     /// What durable connections have brought and were not told of yet.
     pub unsettled: BTreeMap<ConnectionNo, Vec<RecordNo>>,
-    /// The highest id that each node has given or found.
-    pub highest: BTreeMap<Place, UnixNanos>,
+    /// What is known of how each node gives ids.
+    pub id_clocks: BTreeMap<Place, Ids>,
+    /// How many disks there were so far.
+    pub disks: usize,
+    /// Those that are lost, a bit for each.
+    pub lost_disks: u64,
     /// What was counted.
     pub totals: Totals,
-    metrics: Arc<Metrics>,
+    /// Who scans: nobody but the one thread.
+    pub pool: Arc<Pool>,
+    /// Where all processes count: making a table of numbers costs more than a recovery.
+    pub metrics: Arc<Metrics>,
     tracing: Option<Trace>,
+}
+
+/// How a node gives ids.
+#[derive(Clone, Copy, Default)]
+pub struct Ids {
+    /// The highest that it has given or found.
+    pub highest: UnixNanos,
+    /// When it last went back to the true time.
+    pub stepped_back: Option<Nanos>,
 }
 
 /// What has happened, in words.
@@ -153,9 +180,18 @@ pub fn run(shape: Shape, wanted: Wanted) -> Outcome {
     });
     let (step, at) = (sim.time.steps, sim.time.now());
     let failure = result.err().map(|violation| Failure { violation, step, at });
-    sim.totals.operations = sim.nodes.iter().map(|node| node.disk.operations()).sum();
+    sim.totals.operations += sim.nodes.iter().map(|node| node.disk.operations()).sum::<u64>();
     sim.totals.events = step;
     sim.totals.network_faults = sim.network.faults;
+    let metrics = &sim.metrics;
+    let compactions = ["join", "overlap", "close"].map(|kind| {
+        let done = metrics.histogram(m::COMPACT_SECONDS, &[kind, "true", "ok"]);
+        done.count()
+    });
+    let trashed = metrics.counter(m::TRASHED, &["true"]).get();
+    sim.totals.moved = [metrics.counter(m::INGEST_COMMITTED, &[]).get(), compactions.iter().sum(), trashed];
+    let faults = sim.nodes.iter().flat_map(|node| node.disk.tally().faults().collect::<Vec<_>>());
+    sim.totals.disk_faults = faults.map(|(_, n)| n).sum();
     Outcome { totals: sim.totals, failure, hashes, trace: sim.tracing.map(|trace| trace.lines).unwrap_or_default() }
 }
 
@@ -170,6 +206,8 @@ impl Sim {
             .collect();
         Sim {
             members: Membership::of(nodes.len()),
+            disks: nodes.len(),
+            lost_disks: 0,
             network: Network::losing(shape.loss_one_in),
             shape,
             time,
@@ -182,8 +220,9 @@ impl Sim {
             parts: BTreeMap::new(),
             unsynced: BTreeMap::new(),
             unsettled: BTreeMap::new(),
-            highest: BTreeMap::new(),
+            id_clocks: BTreeMap::new(),
             totals: Totals::default(),
+            pool: Pool::inline(),
             metrics: Arc::default(),
             tracing: None,
         }
@@ -206,31 +245,39 @@ impl Sim {
     fn play(&mut self, after_each: &mut dyn FnMut(&Sim)) -> Checked {
         let Shape { span, connections, faults, .. } = self.shape;
         for place in 0..self.nodes.len() {
+            if self.shape.watched {
+                self.watch(place);
+            }
             self.time.after(place as u64 * 5 * MS, Event::Start(place));
         }
+        if let Some((operation, death)) = self.shape.death {
+            self.nodes[0].plan_death(operation, death);
+        }
+        self.meet(after_each)?;
+        let (begun, end) = (self.time.now(), self.time.now() + span);
         for _ in 0..connections {
-            let at = 100 * MS + self.dice.below(span);
+            let at = begun + 100 * MS + self.dice.below(span);
             self.time.at(at, Event::Connect);
         }
-        let mut at = SECOND;
-        while at < span {
+        let mut at = begun + SECOND;
+        while at < end {
             self.time.at(at, Event::Query);
             at += 300 * MS + self.dice.below(3 * SECOND);
         }
         for _ in 0..faults {
-            let at = self.dice.below(span);
+            let at = begun + self.dice.below(span);
             self.time.at(at, Event::Fault(Fault::Some));
         }
         for _ in 0..self.shape.lost_stores {
-            let at = self.dice.below(span);
+            let at = begun + self.dice.below(span);
             self.time.at(at, Event::Fault(Fault::LoseStore));
         }
-        self.until(span, after_each)?;
+        self.until(end, after_each)?;
         self.all_is_well_again();
         self.settle_down(after_each)
     }
 
-    fn until(&mut self, end: Nanos, after_each: &mut dyn FnMut(&Sim)) -> Checked {
+    pub fn until(&mut self, end: Nanos, after_each: &mut dyn FnMut(&Sim)) -> Checked {
         while let Some(event) = self.time.next(end) {
             self.happen(event)?;
             after_each(self);
@@ -246,13 +293,17 @@ impl Sim {
             | Event::GroupCommit(ticket)
             | Event::Round(ticket)
             | Event::Keep(ticket)
-            | Event::Carry(ticket) => Some(*ticket),
+            | Event::Carry(ticket)
+            | Event::Gossip(ticket)
+            | Event::Stop(ticket)
+            | Event::KeepMembers(ticket) => Some(*ticket),
             Event::Arrive(letter) => Some(self.nodes[letter.to].ticket()),
+            Event::Datagram(_, to, _) => Some(self.nodes[*to].ticket()),
             _ => None,
         }
     }
 
-    fn happen(&mut self, event: Event) -> Checked {
+    pub fn happen(&mut self, event: Event) -> Checked {
         if let Some(ticket) = self.place_of(&event) {
             let node = &self.nodes[ticket.place];
             if node.life != ticket.life {
@@ -287,27 +338,25 @@ impl Sim {
             }
             Event::Arrive(letter) => self.arrive(letter),
             Event::Answer(call, reply) => self.answered(call, reply),
-            Event::Part(call) => self.part_ends(call),
-            Event::Learn(who, of, peer) => {
-                self.members.learn(who, of, *peer);
+            Event::Part(call) => {
+                self.part_goes_on(call);
                 Ok(())
             }
-            Event::Query => {
-                let place = self.dice.below(self.nodes.len() as u64) as usize;
-                let (from, to) = self.some_range();
-                self.begin_query(place, from, to).map(drop)
+            Event::Merge(query) => self.query_reads(query),
+            Event::Look(query) => self.look(query),
+            Event::Datagram(from, to, datagram) => {
+                self.datagram(to, from, &datagram);
+                Ok(())
             }
+            Event::Gossip(ticket) => {
+                self.gossip(ticket);
+                Ok(())
+            }
+            Event::KeepMembers(ticket) => self.keep_members(ticket),
+            Event::Stop(ticket) => self.stop_goes_on(ticket),
+            Event::Query => self.ask(),
             Event::Fault(fault) => self.go_wrong(fault),
         }
-    }
-
-    fn some_range(&mut self) -> (Id, Id) {
-        if self.ledger.len() < 2 || !self.dice.one_in(4) {
-            return (Id::MIN, Id::MAX);
-        }
-        let mut some = || self.ledger.record(self.dice.below(self.ledger.len() as u64) as usize).id;
-        let (one, other) = (some(), some());
-        (one.min(other), one.max(other))
     }
 
     /// Lets a process do something with files. `None` if it dies over it.
@@ -346,16 +395,20 @@ impl Sim {
 
     fn forget_process(&mut self, place: Place) {
         self.unsynced.remove(&place);
-        self.spread(place);
+    }
+
+    /// A node's disk, as its processes see it.
+    pub fn fs_of(&self, place: Place) -> Arc<dyn FileSystem> {
+        Arc::new(self.nodes[place].disk.clone())
     }
 
     /// A node starts: recovery, and what it has found.
     fn start(&mut self, place: Place) -> Checked {
+        let fs = self.fs_of(place);
         let node = &mut self.nodes[place];
         if node.process.is_some() || node.lost {
             return Ok(());
         }
-        let fs: Arc<dyn FileSystem> = Arc::new(node.disk.clone());
         let started = node.start(fs, &self.shape, &self.metrics, &mut self.dice);
         let operations = self.nodes[place].disk.operations();
         self.time.note(operations);
@@ -366,7 +419,9 @@ impl Sim {
             return Ok(());
         }
         if let Err(why) = started {
-            if self.nodes[place].is_misbehaving {
+            let is_full = why.contains("o space left");
+            self.totals.waited_for_room += u64::from(is_full);
+            if self.nodes[place].is_misbehaving || is_full {
                 self.trace(|| format!("node {place} does not start: {why}"));
                 self.time.after(SECOND, Event::Start(place));
                 return Ok(());
@@ -378,7 +433,7 @@ impl Sim {
         }
         self.trace(|| format!("node {place} has started"));
         let ticket = self.nodes[place].ticket();
-        self.spread(place);
+        self.member_begins(place)?;
         let phase = self.dice.below(100 * MS);
         if self.shape.ingests(place) {
             self.time.after(phase, Event::Round(ticket));
@@ -405,26 +460,31 @@ impl Sim {
             self.end_process(place, Death::Killed);
             return Ok(false);
         };
+        let node = &mut self.nodes[place];
+        let before = std::mem::replace(&mut node.told, (node.ingest_id, node.store_id));
+        if before != (None, None) && before != node.told {
+            return broken(KEPT, format!("the directories of node {place} have other ids than before"));
+        }
         if let Some(found) = ingest {
             self.ledger.recovered(place, &found)?;
             let highest = records(&found).filter_map(|stored| stored.id()).map(Id::nanos).max().unwrap_or_default();
-            let known = self.highest.entry(place).or_default();
-            *known = (*known).max(highest);
+            let ids = self.id_clocks.entry(place).or_default();
+            ids.highest = ids.highest.max(highest);
         }
         if let Some(found) = store {
-            self.ledger.check_store(place, &found)?;
+            self.ledger.check_store(self.nodes[place].disk_no, &found)?;
         }
         Ok(true)
     }
 
     fn round(&mut self, ticket: Ticket) -> Checked {
         let Ticket { place, .. } = ticket;
-        let now = self.time.now();
+        let now = self.nodes[place].clock.now();
         let done = self.act(place, |process| {
             let tier = process.ingest.as_mut().expect("an ingester");
             tier.log.round(&mut tier.rounds);
             // As the flusher counts: what the fast port wrote before is synced now.
-            let synced = now >= tier.synced + SECOND;
+            let synced = now.since(tier.synced) >= Duration::from_secs(1);
             if synced {
                 tier.synced = now;
             }
@@ -467,10 +527,11 @@ impl Sim {
             self.behave(place);
             let node = &mut self.nodes[place];
             node.busy_until = 0;
-            node.disk.set_capacity(DISK);
             if node.death.take().is_some() {
                 node.disk.crash_at(u64::MAX);
             }
+            self.make_room(place);
+            let node = &mut self.nodes[place];
             if node.process.is_none() {
                 self.time.after(0, Event::Start(place));
             }
@@ -480,9 +541,7 @@ impl Sim {
     /// Everything drains, and then every node answers completely.
     fn settle_down(&mut self, after_each: &mut dyn FnMut(&Sim)) -> Checked {
         let begun = self.time.now();
-        // Word of who is back takes its time.
-        self.until(begun + 12 * SECOND, after_each)?;
-        while !self.is_drained() {
+        while !(self.is_drained() && self.have_met()) {
             if self.time.now() > begun + PATIENCE {
                 return broken(LIVENESS, self.what_is_left());
             }
@@ -491,9 +550,12 @@ impl Sim {
         self.check_copies()?;
         let mut asked = Vec::new();
         for place in 0..self.nodes.len() {
-            asked.extend(self.begin_query(place, Id::MIN, Id::MAX)?);
+            asked.extend(self.begin_query(place, everything())?);
         }
-        self.until(self.time.now() + 10 * SECOND, after_each)?;
+        let end = self.time.now() + 60 * SECOND;
+        while asked.iter().any(|no| !self.endings.contains_key(no)) && self.time.now() < end {
+            self.until(self.time.now() + SECOND, after_each)?;
+        }
         for no in asked {
             let ending = self.endings.get(&no);
             if ending != Some(&Ending::Complete) {
@@ -518,23 +580,21 @@ impl Sim {
             Some(_) => format!("node {} runs", node.place),
             None => format!("node {} does not run", node.place),
         });
-        format!("after {} s there is still: {}", PATIENCE / SECOND, states.collect::<Vec<_>>().join("; "))
+        let (done, missing) = (self.producers_are_done(), self.who_is_missing());
+        let states = states.collect::<Vec<_>>().join("; ");
+        format!("after {} s: producers are done: {done}; {states}; {missing}", PATIENCE / SECOND)
     }
 
     fn check_copies(&mut self) -> Checked {
         let mut contents = BTreeMap::new();
-        let mut lost = 0u64;
         for node in &self.nodes {
-            if node.lost {
-                lost |= 1 << node.place;
-            }
             let Some(Process { store: Some(tier), .. }) = &node.process else { continue };
             let Ok(found) = crate::points::read_store(&tier.log) else {
                 return broken(KEPT, format!("the store of node {} cannot be read", node.place));
             };
             contents.insert(node.place, records(&found).filter_map(|stored| stored.id()).collect::<BTreeSet<Id>>());
         }
-        match self.ledger.not_on(self.shape.replicas, lost, &contents).first() {
+        match self.ledger.not_on(self.shape.replicas, self.lost_disks, &contents).first() {
             Some(no) => broken(KEPT, format!("fewer than R stores have {}", self.ledger.describe(*no))),
             None => Ok(()),
         }

@@ -1,5 +1,6 @@
 //! What a seed stands for: how many nodes of which kind, with which settings, for how long, and how bad a world.
 
+use crate::node::Death;
 use crate::world::{MS, Nanos, SECOND};
 use oklog::cluster::PeerKind;
 use oklog::compact::{retain, thread as compact};
@@ -42,10 +43,14 @@ pub struct Shape {
     pub max_record: usize,
     /// Of so many calls between nodes one is lost, on the way there or back.
     pub loss_one_in: u64,
+    /// Whether images are taken of disks.
+    pub watched: bool,
+    /// A death before an operation on the first node's disk, which comes for certain.
+    pub death: Option<(u64, Death)>,
 }
 
-/// How large a disk is: records of one run are far less, and the flusher's reserve a small part.
-pub const DISK: Bytes = Bytes(1 << 20);
+/// How large a disk is: records of one run are far less, and what is kept free a small part, but large enough for a ballast.
+pub const DISK: Bytes = Bytes(2 << 20);
 
 impl Shape {
     /// What this seed stands for.
@@ -62,7 +67,7 @@ impl Shape {
         dice.shuffle(&mut nodes);
         let millis = |dice: &mut Dice, from: u64, to: u64| Duration::from_millis(from + dice.below(to - from));
         let pending_timeout = millis(&mut dice, 5_000, 20_000);
-        let target_size = Bytes(1_000 + dice.below(20_000));
+        let target_size = Bytes(2_000 + dice.below(30_000));
         let retain = if dice.one_in(6) { millis(&mut dice, 8_000, 40_000) } else { Duration::from_secs(7 * 86_400) };
         Shape {
             seed,
@@ -70,20 +75,20 @@ impl Shape {
             replicas,
             lost_stores,
             span: (20 + dice.below(30)) * SECOND,
-            connections: 6 + dice.below(20) as usize,
+            connections: 15 + dice.below(35) as usize,
             faults: dice.below(14) as usize,
             clocks_jump: dice.one_in(3),
             disks_fail: dice.one_in(3),
             ingest: Limits {
                 flush_size: Bytes(500 + dice.below(3_500)),
-                flush_age: millis(&mut dice, 1_000, 3_000),
+                flush_age: millis(&mut dice, 300, 2_000),
                 pending_timeout,
             },
             slots: 1 + dice.below(2) as usize,
             consume: machine::Settings {
                 replicas,
                 target_size,
-                target_age: millis(&mut dice, 500, 3_000),
+                target_age: millis(&mut dice, 50, 1_500),
                 delay: millis(&mut dice, 100, 600),
                 renew_every: pending_timeout / 3,
                 turn: 0,
@@ -94,6 +99,28 @@ impl Shape {
             },
             max_record: if dice.one_in(8) { 40 } else { 4_096 },
             loss_one_in: [u64::MAX, 200, 50, 15][dice.below(4) as usize],
+            watched: std::env::var_os("OKLOG_SIM_NO_POINTS").is_none(),
+            death: None,
+        }
+    }
+
+    /// One node of both tiers, a few connections, and nothing that goes wrong but a death before this operation.
+    pub fn alone(seed: u64, death: Option<(u64, Death)>) -> Shape {
+        let shape = Shape::of(seed);
+        Shape {
+            nodes: vec![PeerKind::IngestStore],
+            replicas: 1,
+            lost_stores: 0,
+            span: 8 * SECOND,
+            connections: 6,
+            faults: 0,
+            clocks_jump: false,
+            disks_fail: false,
+            consume: machine::Settings { replicas: 1, ..shape.consume },
+            loss_one_in: u64::MAX,
+            watched: false,
+            death,
+            ..shape
         }
     }
 

@@ -1,6 +1,7 @@
 //! Many seeds, side by side on all cores.
 
-use crate::report::{Report, Totals};
+use crate::node::Death;
+use crate::report::{Report, Totals, print_logs};
 use crate::run::{Wanted, run};
 use crate::shape::Shape;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,7 +12,7 @@ use std::time::Instant;
 
 /// Runs seeds from `first` on, up to `end` or until the time is over. Gives what was counted and the reports of the first
 /// seeds that failed.
-pub fn run_seeds(first: u64, end: u64, time: Duration, verbose: bool) -> (Totals, Vec<String>) {
+pub fn run_seeds(first: u64, end: u64, time: Duration, verbose: bool, most_reports: usize) -> (Totals, Vec<String>) {
     let (next, failed) = (AtomicU64::new(first), AtomicBool::new(false));
     let (totals, reports) = (Mutex::new(Totals::default()), Mutex::new(Vec::new()));
     let begun = Instant::now();
@@ -29,7 +30,7 @@ pub fn run_seeds(first: u64, end: u64, time: Duration, verbose: bool) -> (Totals
                     totals.lock().unwrap().add(&outcome.totals);
                     if let Some(failure) = outcome.failure {
                         reports.lock().unwrap().push(Report::of(shape, failure).to_string());
-                        failed.store(reports.lock().unwrap().len() >= MOST_REPORTS, Ordering::Relaxed);
+                        failed.store(reports.lock().unwrap().len() >= most_reports, Ordering::Relaxed);
                     }
                 }
                 Err(_) => {
@@ -51,9 +52,6 @@ pub fn run_seeds(first: u64, end: u64, time: Duration, verbose: bool) -> (Totals
     (totals.into_inner().unwrap(), reports.into_inner().unwrap())
 }
 
-/// After so many failed seeds no more are run.
-const MOST_REPORTS: usize = 3;
-
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} must be a number, not {text}")))
 }
@@ -64,10 +62,17 @@ fn what_was_promised_holds_whatever_happens() {
     let time = number("OKLOG_SIM_SECONDS").map_or(Duration::MAX, Duration::from_secs);
     let end = if time < Duration::MAX { u64::MAX } else { end };
     let verbose = std::env::var_os("OKLOG_SIM_VERBOSE").is_some();
+    if verbose {
+        print_logs();
+    }
+    let most_reports = number("OKLOG_SIM_FAILURES").unwrap_or(3) as usize;
     let begun = Instant::now();
-    let (totals, reports) = run_seeds(first, end, time, verbose);
+    let (totals, reports) = run_seeds(first, end, time, verbose, most_reports);
     println!("{}", totals.table(begun.elapsed()));
     assert!(reports.is_empty(), "{}", reports.join("\n"));
+    if (first, end) == (0, SEEDS) {
+        assert!(totals.seeds == SEEDS && totals.crash_points >= CRASH_POINTS, "{totals:?}");
+    }
 }
 
 #[test]
@@ -80,6 +85,31 @@ fn a_seed_that_is_run_again_takes_the_same_steps() {
         assert_eq!(one.hashes.len(), other.hashes.len(), "seed {seed}");
     }
 }
+
+#[test]
+fn a_node_may_die_before_any_operation_on_its_disk() {
+    let (mut deaths, begun) = (0, Instant::now());
+    for seed in 0..LONE_SEEDS {
+        let operations = run(Shape::alone(seed, None), Wanted::default()).totals.operations;
+        for death in [Death::Killed, Death::PowerCut] {
+            for operation in 0..operations {
+                let shape = Shape::alone(seed, Some((operation, death)));
+                let outcome = run(shape.clone(), Wanted::default());
+                if let Some(failure) = outcome.failure {
+                    panic!("{death:?} before operation {operation}: {}", Report::of(shape, failure));
+                }
+                deaths += outcome.totals.kills + outcome.totals.power_cuts;
+            }
+        }
+    }
+    println!("{deaths} deaths in {:.1} s", begun.elapsed().as_secs_f64());
+}
+
+/// How many seeds are run with a death at every operation.
+const LONE_SEEDS: u64 = 15;
+
+/// How many crash points that comes to at least.
+const CRASH_POINTS: u64 = 1_000_000;
 
 /// How many seeds the suite runs.
 const SEEDS: u64 = 2_000;

@@ -61,14 +61,14 @@ pub fn join_cluster(base: &Base, flags: &ServeFlags, tiers: &Tiers, api: SocketA
         load: load(tiers),
         dir: directory(flags)?.to_path_buf(),
         dice: Dice::new(random_u64()),
-        is_new: tiers.ingest.as_ref().is_some_and(|tier| tier.log().is_new()),
+        is_new: tiers.ingest.as_ref().is_some_and(|tier| tier.log().began_empty()),
         fs: base.fs.clone(),
         clock: base.clock.clone(),
         metrics: base.metrics.clone(),
         crew: base.crew.clone(),
         stop: base.stop.clone(),
     };
-    let node = Node::start(setup).map_err(|e| format!("starting the threads of the cluster: {e}"))?;
+    let node = Node::start(setup).map_err(|e| format!("taking part in the cluster: {e}"))?;
     let has_peers = !server.peers.is_empty();
     Ok(Joined { cluster: node.clone(), guard, caller: Caller::new(sign), node, has_peers })
 }
@@ -140,14 +140,14 @@ impl Joined {
 
     /// Waits, before lines are taken, until this node is known; not for ever: lines are taken alone, too.
     pub fn settle(&self) {
-        if !self.node.wait_for_doors(self.has_peers) {
+        if !self.node.wait_for_doors() {
             log::warn!("no peer has answered yet: they are called until one does");
         }
     }
 
     /// Whether the node has its place: it is alone by its flags, or others know it.
     pub fn is_in(&self) -> bool {
-        !self.has_peers || self.node.is_joined()
+        !self.has_peers || self.node.is_informed()
     }
 
     /// What keeps stores from taking segments, as a part of a sentence, if there are not as many as there are to be copies.

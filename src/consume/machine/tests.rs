@@ -231,6 +231,31 @@ fn a_store_that_has_failed_is_passed_over_while_it_rests_and_a_full_one_longer()
 }
 
 #[test]
+fn where_no_store_has_room_smaller_batches_are_tried_within_seconds_until_one_fits() {
+    let mut consumer = Consumer::new(settings(1));
+    let pieces: Vec<Piece> = (1..=8).map(|id| piece("i", id, 13)).collect();
+    let (mut now, mut sizes) = (0, Vec::new());
+    for has_room in [false, false, true, true, true, true] {
+        let mut batch = Vec::new();
+        while batch.is_empty() {
+            consumer.step(at(now), woke(&["i"], &["a"]));
+            for piece in &pieces {
+                if let [Action::Copy { pieces, .. }] = &consumer.step(at(now), Event::Offered(piece.clone()))[..] {
+                    batch = pieces.clone();
+                    break;
+                }
+            }
+            now += 100;
+        }
+        sizes.push(batch.len());
+        let full = Event::NotCopied { answers: vec![(peer("a"), Answer::Full)] };
+        consumer.step(at(now), if has_room { copied(vec![has("a", 1)]) } else { full });
+    }
+    assert_eq!(sizes, [8, 2, 1, 1, 2, 4], "a quarter each time, and twice as much after each that was taken");
+    assert!(now < 6_000, "{now} ms: a full store is asked again soon where nobody else is to be had");
+}
+
+#[test]
 fn full_stores_are_tried_last_and_with_fewer_than_enough_awake_nothing_is_gathered() {
     let (mut consumer, piece_1, _) = copying(1, &["a", "b", "c"]);
     let not_copied = |store, answer| Event::NotCopied { answers: vec![(peer(store), answer)] };

@@ -1,8 +1,8 @@
 use super::*;
 use crate::record::stored;
+use crate::segment::Bounds;
 use crate::segment::handle::Known;
 use crate::segment::reader::FileRange;
-use crate::segment::{Bounds, name};
 use crate::store::replicate::ReplicateError;
 use crate::unit::{Bytes, UnixMillis, UnixNanos};
 use crate::world::clock::VirtualClock;
@@ -113,10 +113,31 @@ fn a_disk_that_is_full_or_fails_leaves_no_file_and_no_receipt() {
     for (op, n) in [(Op::Open, 1), (Op::Write, 1), (Op::Sync, 1), (Op::Sync, 2), (Op::Rename, 1)] {
         fs.fail_nth(op, n, io::ErrorKind::Other);
         assert_eq!(put(&log, &content).expect_err("failed").status(), 500, "{op:?} {n}");
+        assert!(log.hindrance().is_some_and(|why| why.contains("failed")), "{op:?} {n}");
         assert_eq!(names(&fs), Vec::<String>::new(), "{op:?} {n}");
         assert!(log.snapshot(Id(0), Id::MAX).is_empty());
     }
     put(&log, &content).expect("healthy again");
+    assert!(log.hindrance().is_none_or(|why| !why.contains("failed")), "what it takes, it can write");
+}
+
+#[test]
+fn a_segment_that_would_touch_the_reserve_is_refused_before_it_is_written_and_taken_when_there_is_room() {
+    let fs = MemoryFs::new();
+    fs.set_capacity(Bytes(4 << 20));
+    let (log, dir) = (open(&fs), Path::new(DIR));
+    let mut content = body(1..5_000, "some text");
+    let free = fs.space(dir).expect("in memory").available.0;
+    let foreign = dir.join("foreign.corrupt");
+    fs.reserve(&foreign, Bytes(free - (256 << 10) - content.len() as u64 + 1)).expect("room");
+    assert_eq!(put(&log, &content).expect_err("one byte too much").status(), 507);
+    assert_eq!(names(&fs), ["foreign.corrupt"]);
+    assert!(log.hindrance().is_some());
+    content.truncate(content.len() / 2);
+    content.truncate(content.iter().rposition(|byte| *byte == b'\n').expect("a record") + 1);
+    put(&log, &content).expect("half of it fits");
+    fs.remove(&foreign).expect("there");
+    put(&log, &body(1..5_000, "some text")).expect("there is room");
 }
 
 #[test]
@@ -165,27 +186,6 @@ fn every_kind_of_name_meets_its_fate_at_the_start() {
         expected.sort();
         assert_eq!(names(&fs), expected, "round {round}");
         assert_eq!(log.corrupt().get(), if round == 0 { 2 } else { 0 });
-    }
-}
-
-#[test]
-fn what_is_whole_in_a_bad_file_is_recovered_and_the_file_set_aside() {
-    let good = body([5, 6, 7], "good");
-    let mut torn = good.clone();
-    torn.extend_from_slice(b"00000000000");
-    for (named, content) in [((5, 7), &torn), ((5, 9), &good), ((4, 7), &good)] {
-        let fs = MemoryFs::new();
-        let bad = file_name(named.0, named.1, 0, State::Flushed);
-        write_file(&fs, &bad, content);
-        for _ in 0..2 {
-            assert_eq!(all(&open(&fs)).concat(), good, "{named:?}");
-        }
-        let names = names(&fs);
-        assert_eq!(names.len(), 2, "{names:?}");
-        assert!(names.contains(&format!("{bad}.corrupt")), "{names:?}");
-        assert!(
-            names.iter().any(|n| name::parse(n).is_some_and(|(b, _)| b.to_string().starts_with(&Id(5).to_string())))
-        );
     }
 }
 
@@ -240,3 +240,6 @@ fn the_gauges_count_segments_by_state() {
     assert!(text.contains("oklog_store_segments{state=\"flushed\"} 1\n"), "{text}");
     assert!(text.contains("oklog_store_segment_bytes{state=\"flushed\"} 58\n"), "{text}");
 }
+
+#[path = "wrong_tests.rs"]
+mod wrong;

@@ -207,3 +207,17 @@ fn a_lock_is_held_until_it_is_dropped_and_its_file_stays() {
         drop(fs.lock_dir(dir).unwrap());
     });
 }
+
+#[test]
+fn what_is_reserved_is_a_file_of_zeroes_and_takes_no_name_that_is_in_use() {
+    on_each(|fs, dir| {
+        fs.reserve(&dir.join("ballast"), Bytes(10_000)).unwrap();
+        assert_eq!(content(&*fs.open(&dir.join("ballast")).unwrap()), [0; 10_000]);
+        assert_eq!(kind(fs.reserve(&dir.join("ballast"), Bytes(1 << 62))), ErrorKind::AlreadyExists);
+        assert_eq!(kind(fs.reserve(&dir.join("none/ballast"), Bytes(1))), ErrorKind::NotFound);
+        fs.open_append(&dir.join("ballast")).unwrap().append(b"x").unwrap();
+        assert_eq!(fs.list(dir).unwrap()[0].size, Bytes(10_001));
+        fs.remove(&dir.join("ballast")).unwrap();
+        assert_eq!(names(fs, dir), Vec::<String>::new());
+    });
+}

@@ -36,8 +36,12 @@ use std::sync::{Arc, Mutex};
 
 mod directory;
 mod faults;
+#[cfg(test)]
+mod image_tests;
 mod images;
 mod inode;
+#[cfg(test)]
+mod model_tests;
 mod operations;
 #[cfg(test)]
 mod tests;

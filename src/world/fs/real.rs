@@ -59,7 +59,9 @@ impl FileSystem for RealFs {
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
-        let file = fs::File::open(path)?;
+        // A pipe would be waited for until somebody writes into it; a plain file is not changed by the flag (open(2)).
+        let at_once = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
+        let file = fs::File::options().read(true).custom_flags(at_once).open(path)?;
         // A directory can be opened, and fails only when it is read.
         if file.metadata()?.is_dir() {
             return Err(rustix::io::Errno::ISDIR.into());
@@ -113,12 +115,20 @@ impl FileSystem for RealFs {
         fallocate(&file, FallocateFlags::empty(), 0, size.0).map_err(|e| {
             // A part of it is nobody's: the caller hears of what was refused first.
             let _ = fs::remove_file(path);
-            e.into()
+            match e {
+                rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS => io::ErrorKind::Unsupported.into(),
+                e => e.into(),
+            }
         })
     }
 
     fn lock_dir(&self, dir: &Path) -> io::Result<Box<dyn Send + Sync>> {
         let path = dir.join(LOCK_NAME);
+        // A link could lead to anything, and what is locked is written to.
+        if fs::symlink_metadata(&path).is_ok_and(|found| !found.is_file()) {
+            let why = format!("{LOCK_NAME} in it is no plain file: move it away");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
         let mut file =
             fs::File::options().read(true).write(true).create(true).truncate(false).mode(FILE_MODE).open(path)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -208,6 +218,25 @@ mod tests {
     }
 
     #[test]
+    fn what_is_reserved_takes_up_blocks_and_what_cannot_be_leaves_no_file() {
+        use std::os::unix::fs::MetadataExt;
+        let dir = tempfile::tempdir().expect("a directory");
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        match RealFs.reserve(&a, Bytes(1 << 20)) {
+            Err(e) if e.kind() == io::ErrorKind::Unsupported => {
+                eprintln!("SKIPPED: {} cannot promise blocks", dir.path().display());
+                return;
+            }
+            other => other.expect("room"),
+        }
+        let found = fs::metadata(&a).expect("there");
+        assert!(found.len() == 1 << 20 && found.blocks() * 512 >= 1 << 20, "{found:?}");
+        assert_eq!(RealFs.reserve(&a, Bytes(1)).expect_err("taken").kind(), io::ErrorKind::AlreadyExists);
+        RealFs.reserve(&b, Bytes(1 << 60)).expect_err("no disk is so large");
+        assert!(!b.exists());
+    }
+
+    #[test]
     fn a_locked_directory_says_who_holds_it() {
         let dir = tempfile::tempdir().expect("a directory");
         let held = RealFs.lock_dir(dir.path()).expect("free");
@@ -229,5 +258,16 @@ mod tests {
         drop(held);
         assert_eq!(RealFs.lock_holder(dir.path()).expect("readable"), None);
         RealFs.lock_dir(dir.path()).expect("the look holds nothing");
+    }
+
+    #[test]
+    fn a_lock_that_is_a_link_is_refused_and_what_it_leads_to_is_not_touched() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let other = dir.path().join("other");
+        fs::write(&other, "precious").expect("a file");
+        std::os::unix::fs::symlink(&other, dir.path().join(LOCK_NAME)).expect("a link");
+        let refused = RealFs.lock_dir(dir.path()).err().expect("no plain file");
+        assert!(refused.to_string().contains("move it away"), "{refused}");
+        assert_eq!(fs::read(&other).expect("still there"), b"precious");
     }
 }

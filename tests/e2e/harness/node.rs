@@ -125,7 +125,7 @@ impl Node {
         wait_until("the node is ready", || self.try_get("/ready").is_some_and(|answer| answer.status == 200));
     }
 
-    /// Waits until all its ports are open: without its peers it has no place in their cluster, and is not ready.
+    /// Waits until all its ports are open: it need not be ready, as without its peers, or with a full disk.
     pub fn wait_listening(&mut self) {
         let ports = self.role.ports();
         self.addresses = wait_for("the node says where it listens", || {

@@ -139,7 +139,8 @@ pub enum Fault {
 }
 
 impl Fault {
-    const ALL: [Fault; 18] = [
+    /// All there are.
+    pub const ALL: [Fault; 18] = [
         Fault::Planned,
         Fault::Full,
         Fault::WriteError,
@@ -160,6 +161,7 @@ impl Fault {
         Fault::Slow,
     ];
 
+    /// What the operation answers.
     fn error(self) -> io::Error {
         match self {
             Fault::WriteShort => io::Error::new(io::ErrorKind::WriteZero, "no more bytes were taken"),
@@ -283,9 +285,25 @@ impl fmt::Debug for Misbehaviour {
 
 /// A failure that was chosen beforehand.
 pub(super) struct Planned {
-    op: Op,
+    /// How many operations of its sort are left until then, it included.
     left: u64,
-    kind: io::ErrorKind,
+    how: How,
+}
+
+#[derive(Clone, Copy)]
+enum How {
+    Kind(Op, io::ErrorKind),
+    Fault(Fault, u64),
+}
+
+impl Planned {
+    /// Whether this is an operation of its sort.
+    fn covers(&self, op: Op) -> bool {
+        match self.how {
+            How::Kind(sort, _) => sort.covers(op),
+            How::Fault(fault, _) => op.faults().contains(&fault),
+        }
+    }
 }
 
 /// A failure that an operation has to give.
@@ -299,7 +317,13 @@ pub(super) struct Failure {
 impl MemoryFs {
     /// Makes the `n`-th operation of a sort from now on fail with `kind`; 1 is the next one.
     pub fn fail_nth(&self, op: Op, n: u64, kind: io::ErrorKind) {
-        lock(&self.state).planned.push(Planned { op, left: n.max(1), kind });
+        lock(&self.state).planned.push(Planned { left: n.max(1), how: How::Kind(op, kind) });
+    }
+
+    /// Makes the `n`-th operation that can fail so do it, from now on; 1 is the next one. What chance has to do with it comes
+    /// from the number itself.
+    pub fn plan(&self, fault: Fault, n: u64) {
+        lock(&self.state).planned.push(Planned { left: n.max(1), how: How::Fault(fault, n) });
     }
 
     /// Makes operations fail by chance from now on, or not any more.
@@ -356,16 +380,21 @@ impl State {
         }
         let mut hit = None;
         self.planned.retain_mut(|planned| {
-            if planned.op.covers(op) {
+            if planned.covers(op) {
                 planned.left -= 1;
             }
             if planned.left == 0 {
-                hit = Some(planned.kind);
+                hit = Some(planned.how);
             }
             planned.left > 0
         });
-        let error = |kind| io::Error::new(kind, format!("chosen to fail: {op:?}"));
-        hit.map(|kind| Failure { fault: Fault::Planned, error: error(kind), dice: None })
+        Some(match hit? {
+            How::Kind(_, kind) => {
+                let error = io::Error::new(kind, format!("chosen to fail: {op:?}"));
+                Failure { fault: Fault::Planned, error, dice: None }
+            }
+            How::Fault(fault, n) => Failure { fault, error: fault.error(), dice: Some(Dice::new(n)) },
+        })
     }
 
     fn drawn_failure(&mut self, op: Op) -> Option<Failure> {

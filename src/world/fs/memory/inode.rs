@@ -35,6 +35,8 @@ pub(super) struct Inode {
     tried: usize,
     pub(super) modified: UnixMillis,
     pub(super) synced_modified: UnixMillis,
+    /// Nothing was written to it yet but zeroes by [`Inode::reserve`], in one step: a crash leaves all of them or none.
+    reserved: bool,
     /// Whether it has a name, so that its bytes count.
     pub(super) linked: bool,
     /// The directory and the name it was last seen under.
@@ -60,6 +62,7 @@ impl Inode {
             tried: 0,
             modified: at,
             synced_modified: at,
+            reserved: false,
             linked: true,
             dir,
             name,
@@ -70,7 +73,14 @@ impl Inode {
         self.content.len()
     }
 
+    /// Makes an empty file one of so many zeroes.
+    pub(super) fn reserve(&mut self, size: usize) {
+        self.content = Arc::new(vec![0; size]);
+        self.reserved = true;
+    }
+
     pub(super) fn append(&mut self, bytes: &[u8]) {
+        self.reserved = false;
         if let Some(content) = Arc::get_mut(&mut self.content) {
             content.extend_from_slice(bytes);
             return;
@@ -87,6 +97,7 @@ impl Inode {
         if to >= self.len() {
             return;
         }
+        self.reserved = false;
         if self.older.len() == ERAS {
             self.older.remove(1);
         }
@@ -138,15 +149,17 @@ impl Inode {
 
     /// What a crash leaves: with no dice, only what is synced.
     pub(super) fn survivor(&self, dice: Option<&mut Dice>) -> Inode {
-        let content = self.without_lost(match dice {
-            _ if self.base == self.len() && self.older.is_empty() => self.content.clone(),
-            None => self.durable(),
-            Some(dice) => match dice.below(8) {
-                0 | 1 => self.durable(),
-                2 => self.content.clone(),
-                _ => Arc::new(self.mixed(dice)),
+        // What a failed sync marked clean was never written over what an older era has at its place.
+        let now = self.without_lost(self.content.clone());
+        let content = match dice {
+            _ if self.base == self.len() && self.older.is_empty() => now,
+            None => self.durable(&now),
+            Some(dice) => match dice.below(if self.reserved { 3 } else { 8 }) {
+                0 | 1 => self.durable(&now),
+                2 => now,
+                _ => Arc::new(self.mixed(&now, dice)),
             },
-        });
+        };
         let len = content.len();
         Inode {
             content,
@@ -163,11 +176,8 @@ impl Inode {
     }
 
     /// The content as of the last sync.
-    fn durable(&self) -> Arc<Vec<u8>> {
-        let (content, len) = match self.older.first() {
-            Some(era) => (&era.content, era.base),
-            None => (&self.content, self.base),
-        };
+    fn durable(&self, now: &Arc<Vec<u8>>) -> Arc<Vec<u8>> {
+        let (content, len) = self.older.first().map_or((now, self.base), |era| (&era.content, era.base));
         if len == content.len() {
             return content.clone();
         }
@@ -175,16 +185,16 @@ impl Inode {
     }
 
     /// Content and length of one moment since the last sync; in every other case, pages of other moments in it.
-    fn mixed(&self, dice: &mut Dice) -> Vec<u8> {
+    fn mixed(&self, now: &Arc<Vec<u8>>, dice: &mut Dice) -> Vec<u8> {
         let era = dice.below(self.older.len() as u64 + 1) as usize;
-        let (content, base) = self.older.get(era).map_or((&self.content, self.base), |era| (&era.content, era.base));
+        let (content, base) = self.older.get(era).map_or((now, self.base), |era| (&era.content, era.base));
         let grown = (content.len() - base) as u64;
         let len = if dice.one_in(4) { content.len() } else { base + dice.below(grown + 1) as usize };
         let mut bytes = content.get(..len).unwrap_or_default().to_vec();
         if dice.one_in(2) {
             for page in pages_of(self.certain..len) {
                 if dice.one_in(2) {
-                    self.lose_page(&mut bytes, page, dice);
+                    self.lose_page(now, &mut bytes, page, dice);
                 }
             }
         }
@@ -192,13 +202,13 @@ impl Inode {
     }
 
     /// Sectors of a page are as they were at another moment: all from one on, or any.
-    fn lose_page(&self, bytes: &mut [u8], page: Range<usize>, dice: &mut Dice) {
+    fn lose_page(&self, now: &Arc<Vec<u8>>, bytes: &mut [u8], page: Range<usize>, dice: &mut Dice) {
         // In an era that only grew, what was written last holds all there was: only the last sync is another moment.
         let ends = if self.older.is_empty() { 0 } else { self.older.len() as u64 + 1 };
         let (content, len) = match dice.below(ends + 1).checked_sub(1) {
-            None => self.older.first().map_or((&self.content, self.base), |era| (&era.content, era.base)),
+            None => self.older.first().map_or((now, self.base), |era| (&era.content, era.base)),
             Some(end) => {
-                let content = self.older.get(end as usize).map_or(&self.content, |era| &era.content);
+                let content = self.older.get(end as usize).map_or(now, |era| &era.content);
                 (content, content.len())
             }
         };

@@ -193,13 +193,17 @@ impl FileSystem for MemoryFs {
     fn reserve(&self, path: &Path, size: Bytes) -> io::Result<()> {
         let mut state = self.enter();
         state.begin(Op::Write, Subject::Path(path))?;
+        let (dir, name) = state.place(path)?;
+        if state.dirs[dir].find(name).is_some() {
+            return Err(taken(path));
+        }
         state.refuse(Op::Write)?;
         if size.0 > state.capacity.0.saturating_sub(state.used) {
             return Err(state.full());
         }
         let node = state.create(path)?;
         state.used += size.0;
-        lock(&node).append(&vec![0; usize::try_from(size.0).unwrap_or(usize::MAX)]);
+        lock(&node).reserve(usize::try_from(size.0).unwrap_or(usize::MAX));
         Ok(())
     }
 
