@@ -45,6 +45,15 @@ fn a_name_that_no_server_gives_is_a_problem_and_what_belongs_there_is_not() {
 }
 
 #[test]
+fn a_name_that_is_not_utf_8_is_named_and_not_opened() {
+    let name = "x\u{FFFD}.flushed";
+    assert_eq!(with(name, b"anything"), (vec![(name.into(), What::NotUtf8)], 1));
+    // The name of a store's draft has the first id twice; another one is taken in by a start.
+    let name = super::tests::name(&ids(1, 1, 0..5), State::Active);
+    assert_eq!(with(&name, b""), (vec![(name.clone(), What::NotUnderstood)], 1));
+}
+
+#[test]
 fn a_name_of_the_other_tier_is_told_from_nonsense() {
     let of_ingest = format!("{}.flushed", id(1, 1, 0));
     assert_eq!(with(&of_ingest, b""), (vec![(of_ingest.clone(), What::OtherTier)], 1));
