@@ -299,7 +299,7 @@ fn cut_short(net: u8, how: Cut, rounds: usize) {
         let owed = load.ledger.owed(&prefix(epoch));
         load.ledger.assert_shown(&pair.whole_answer(&[("q", &prefix(epoch))]), &owed, &what);
         // From nothing at all to the whole drain.
-        let longest = if dice.one_in(3) { 5_000 } else { 400_000 };
+        let longest = if dice.one_in(3) { 5_000 } else { 1_500_000 };
         let moment = Duration::from_micros(dice.below(longest));
         pair.ingester.signal();
         match how {
