@@ -5,7 +5,7 @@ use crate::cluster::remembered;
 use crate::ingest::flusher::MARK_EXTENSION;
 use crate::ingest::recover::ID_EXTENSION;
 use crate::record::id::Id;
-use crate::segment::{Bounds, State, identity, name};
+use crate::segment::{Bounds, State, identity, name, room};
 use crate::store::recover::STORE_EXTENSION;
 use crate::unit::Bytes;
 use crate::world::fs::Entry;
@@ -84,6 +84,12 @@ pub enum Place {
     /// None of ours.
     Strange,
 }
+
+/// The extension, with its dot, of an ingest file out of which what is whole is being copied.
+const DAMAGED: &str = ".damaged";
+
+/// The extension, with its dot, of such a copy while it has not got its final name.
+const COPY: &str = ".copy";
 
 /// Judges the entries of a directory. `future` is the first id that lies in the future.
 pub fn plan(entries: &[Entry], future: Id) -> Place {
@@ -180,8 +186,14 @@ fn kind_of(entry: &Entry, tier: Option<Tier>) -> Kind {
         let taken = named.is_some_and(|(_, state)| state != State::Corrupt);
         return Kind::Odd(if taken { What::NotAFile } else { What::LeftAlone });
     }
-    if entry.name == LOCK_NAME || remembered::is_ours(&entry.name) {
+    if entry.name == LOCK_NAME || remembered::is_ours(&entry.name) || room::is_ours(&entry.name) {
         return Kind::Ours;
+    }
+    if tier == Some(Tier::Ingest) && entry.name.ends_with(DAMAGED) {
+        return Kind::Segment(planned(entry, None, State::Flushed, Part::Waiting));
+    }
+    if tier == Some(Tier::Ingest) && entry.name.ends_with(COPY) && entry.name.contains(DAMAGED) {
+        return Kind::Segment(planned(entry, None, State::Active, Part::Draft));
     }
     if entry.name.ends_with(".corrupt") {
         return Kind::Segment(planned(entry, None, State::Corrupt, Part::Aside));

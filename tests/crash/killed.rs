@@ -15,6 +15,7 @@ struct Scene {
     dice: Dice,
     nodes: Vec<Node>,
     roles: Vec<Role>,
+    replicas: u8,
     load: Load,
     counts: Counts,
 }
@@ -50,7 +51,7 @@ impl Scene {
         let targets: Vec<Target> = ingesters.map(|(node, _)| target(node)).collect();
         let load = Load::start(Ledger::default(), seed, &targets);
         let (roles, dice, counts) = (roles.to_vec(), Dice::new(seed), Counts::default());
-        Scene { name, seed, dice, nodes, roles, load, counts }
+        Scene { name, seed, dice, nodes, roles, replicas, load, counts }
     }
 
     fn below(&mut self, bound: usize) -> usize {
@@ -139,7 +140,7 @@ impl Scene {
         println!("{}, seed {}: {:?}", self.name, self.seed, self.counts);
         assert!(self.counts.whole_answers > 0, "nothing was checked on the way");
         let what = format!("{}, seed {}", self.name, self.seed);
-        assert_sound(&self.nodes, &what);
+        assert_sound(&self.nodes.iter().collect::<Vec<_>>(), self.replicas, &what);
     }
 }
 

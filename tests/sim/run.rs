@@ -1,5 +1,6 @@
 //! One run: everything that happens, in order, from one seed; and the end, when all must be well.
 
+use crate::broken;
 use crate::client::{Connection, ConnectionNo};
 use crate::faults::Fault;
 use crate::ledger::{Checked, KEPT, LIVENESS, Ledger, RECOVERY, RecordNo, Violation, broken};
@@ -401,7 +402,7 @@ impl Sim {
 
     /// A node's disk, as its processes see it.
     pub fn fs_of(&self, place: Place) -> Arc<dyn FileSystem> {
-        Arc::new(self.nodes[place].disk.clone())
+        broken::disk(Arc::new(self.nodes[place].disk.clone()), self.shape.wrong)
     }
 
     /// A node starts: recovery, and what it has found.
