@@ -4,9 +4,9 @@
 //! is a seeded generator that is handed in, so thousands of these run in one thread as they run on thousands of machines.
 //!
 //! Rests on Das, Gupta, Motivala, "SWIM: Scalable Weakly-consistent Infection-style Process Group Membership Protocol"
-//! (2002), and on Lifeguard (see [`super::suspicion`]). What a node believes of others is in [`super::members`], how it
-//! finds out in [`super::probe`], what it makes of what it hears in `hear`, how it tells in [`super::gossip`], and how
-//! tables are made equal in [`super::exchange`].
+//! (2002), and on Lifeguard (see [`super::suspicion`]). What a node believes of others is in [`super::members`], how it finds
+//! out in [`super::probe`], what it makes of what it hears in `hear`, how it tells in [`super::gossip`], how tables are made
+//! equal in [`super::exchange`].
 
 use crate::cluster::auth::Seal;
 use crate::cluster::exchange::Exchange;

@@ -24,7 +24,7 @@ const NOW: UnixNanos = UnixNanos(1_795_000_000_000_000_000);
 
 /// One of the two tiers, open.
 enum Tier {
-    Ingest(IngestLog),
+    Ingest(Box<IngestLog>),
     Store(Arc<StoreLog>),
 }
 
@@ -39,7 +39,8 @@ impl Tier {
         let ground = Ground { fs: Arc::new(RealFs), clock, entropy, metrics, live };
         let span = Duration::from_secs(3);
         let limits = Limits { flush_size: Bytes(1 << 20), flush_age: span, pending_timeout: span };
-        Tier::Ingest(IngestLog::open(ground, dir, limits, 1).expect("a start goes on over whatever lies there"))
+        let log = IngestLog::open(ground, dir, limits, 1);
+        Tier::Ingest(Box::new(log.expect("a start goes on over whatever lies there")))
     }
 
     /// Makes one segment of these texts.
