@@ -399,8 +399,7 @@ impl Machine {
         self.joined.is_some()
     }
 
-    /// Whether, since the start, another was found whose table is like this one; or, where tables never stand still, as many
-    /// were asked as a node asks that has just joined.
+    /// Whether another was found since the start whose table is like this one, or as many were asked as who joins asks.
     pub fn is_informed(&self) -> bool {
         self.informed
     }
