@@ -3,7 +3,8 @@
 //! The file `members` in the data directory is text that a person can read: a first line with the form's version and this
 //! node's start number, then a line of `key=value` words for each node. States are the last that were known; incarnations
 //! are not kept: what is remembered has incarnation 0, and any word of a node itself overrules it. Words with unknown
-//! keys are skipped, so a later version may add some; a line that cannot be read is skipped and logged.
+//! keys are skipped, so a later version may add some; a file with a line that cannot be read is set aside, its other lines
+//! are kept.
 //!
 //! Files are never replaced: a new table is written as `members.new` and synced before the old one is removed, and takes
 //! its name then. So at every moment one of the two is there whole, and `members` is the one to read if both are.
@@ -11,18 +12,23 @@
 
 use super::claim::{Claim, DataId, Meta, NodeId, PeerKind, State};
 use super::members::MEMBERS_MAX;
+use crate::segment::handle::set_aside;
+use crate::segment::sift::tells_of_the_file;
 use crate::unit::Bytes;
 use crate::world::fs::{FileSystem, read_full_at};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The table.
 const NAME: &str = "members";
 /// The table that is to follow it.
 const NEXT: &str = "members.new";
 const FIRST_WORDS: &str = "oklog members 1 start=";
+
+/// What follows from a table that is not whole.
+const UNTIL_HEARD: &str = "others are not missed until they are heard of: give -peer the address of one that lives";
 
 /// The most nodes that are remembered: all that a table may hold, and this one.
 pub const MAX_LINES: usize = MEMBERS_MAX + 1;
@@ -51,26 +57,69 @@ impl Remembered {
         unix_ms.max(self.start.saturating_add(1))
     }
 
-    /// Reads the table in a directory. None there is an empty one.
+    /// Reads the table in a directory. None there is an empty one. Of one that is damaged the lines that can be read are
+    /// kept, and the file is set aside as `.corrupt`; so is one that cannot be read.
     pub fn load(fs: &dyn FileSystem, dir: &Path) -> io::Result<Remembered> {
         for name in [NAME, NEXT] {
             let path = dir.join(name);
-            let file = match fs.open(&path) {
+            let (remembered, damaged) = match Remembered::read(fs, &path) {
+                Ok(read) => read,
                 Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-                other => other?,
+                Err(e) if tells_of_the_file(&e) => {
+                    let aside = set_aside(fs, &path)?;
+                    log::error!(
+                        "{}: it cannot be read: {e}: set aside as {}; {UNTIL_HEARD}",
+                        path.display(),
+                        aside.display()
+                    );
+                    continue;
+                }
+                Err(e) => return Err(e),
             };
-            let size = usize::try_from(file.size()?.0.min(LONGEST)).unwrap_or_default();
-            let mut content = vec![0; size];
-            let length = read_full_at(&*file, &mut content, Bytes(0))?;
-            content.truncate(length);
-            let (remembered, damaged) = Remembered::parse(&String::from_utf8_lossy(&content));
             if let Some(first) = damaged.first() {
-                let (count, path) = (damaged.len(), path.display());
-                log::warn!("{count} lines of {path} cannot be read, the first is line {first}: they are skipped");
+                let aside = remembered.replace_damaged(fs, dir, name)?;
+                let (count, nodes) = (damaged.len(), remembered.claims.len());
+                log::error!(
+                    "{}: {count} lines cannot be read, the first is line {first}, perhaps another version wrote them: set \
+                     aside as {}; the {nodes} nodes in the others are kept, {UNTIL_HEARD}",
+                    path.display(),
+                    aside.display()
+                );
             }
             return Ok(remembered);
         }
         Ok(Remembered::default())
+    }
+
+    /// What a file says, and the numbers of the lines that it does not say it in.
+    fn read(fs: &dyn FileSystem, path: &Path) -> io::Result<(Remembered, Vec<usize>)> {
+        let file = fs.open(path)?;
+        let found = file.size()?.0;
+        let mut content = vec![0; usize::try_from(found.min(LONGEST)).unwrap_or_default()];
+        let length = read_full_at(&*file, &mut content, Bytes(0))?;
+        content.truncate(length);
+        let (remembered, mut damaged) = Remembered::parse(&String::from_utf8_lossy(&content));
+        if found > LONGEST || content.is_empty() {
+            damaged.push(content.iter().filter(|byte| **byte == b'\n').count() + 1);
+        }
+        Ok((remembered, damaged))
+    }
+
+    /// Sets a damaged table aside and puts this one in its place. At every moment one of the two is there whole.
+    fn replace_damaged(&self, fs: &dyn FileSystem, dir: &Path, name: &str) -> io::Result<PathBuf> {
+        let (path, next) = (dir.join(NAME), dir.join(NEXT));
+        if name == NEXT {
+            fs.rename_new(&next, &path)?;
+        }
+        remove_if_there(fs, &next)?;
+        let file = fs.create_new(&next)?;
+        file.append(self.text().as_bytes())?;
+        file.sync_data()?;
+        fs.sync_dir(dir)?;
+        let aside = set_aside(fs, &path)?;
+        fs.rename_new(&next, &path)?;
+        fs.sync_dir(dir)?;
+        Ok(aside)
     }
 
     /// Writes the table into a directory, in place of the one that is there.
@@ -253,6 +302,52 @@ mod tests {
         let (read, lines) = Remembered::parse(&damaged);
         assert_eq!((read.claims, lines), (vec![whole.claims[0].clone(), whole.claims[2].clone()], vec![3]));
         assert_eq!(Remembered::parse("oklog members 2\n").1, [1]);
+    }
+
+    fn names(fs: &MemoryFs, dir: &Path) -> Vec<String> {
+        let mut names: Vec<String> = fs.list(dir).unwrap().into_iter().map(|entry| entry.name).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_damaged_table_is_set_aside_and_its_readable_lines_stay_wherever_that_is_cut_off() {
+        let (whole, dir) = (table(5, 4), Path::new("/d"));
+        let text = whole.text().replace("api=10.0.0.2:7650", "api=10.0.0.2:76500");
+        for (name, step) in [NAME, NEXT].into_iter().flat_map(|name| (0..12).map(move |step| (name, step))) {
+            let fs = MemoryFs::default();
+            fs.create_dir_all(dir).unwrap();
+            let file = fs.create_new(&dir.join(name)).unwrap();
+            file.append(text.as_bytes()).and_then(|()| file.sync_data()).and_then(|()| fs.sync_dir(dir)).unwrap();
+            fs.crash_at(fs.operations() + step);
+            // It may come to its end or not.
+            let _ = Remembered::load(&fs, dir);
+            fs.crash(&mut Dice::new(step));
+            fs.recover();
+            for _ in 0..2 {
+                let found = Remembered::load(&fs, dir).unwrap();
+                assert_eq!((found.start, found.claims.len()), (5, 3), "{name}, after step {step}");
+                let names = names(&fs, dir);
+                assert!(
+                    names.len() == 2 && names.contains(&"members.corrupt".into()),
+                    "{name}, after step {step}: {names:?}"
+                );
+            }
+            let mut aside = vec![0; text.len()];
+            read_full_at(&*fs.open(&dir.join("members.corrupt")).unwrap(), &mut aside, Bytes(0)).unwrap();
+            assert_eq!(aside, text.as_bytes());
+        }
+    }
+
+    #[test]
+    fn a_table_that_is_empty_or_cannot_be_read_is_set_aside_and_the_start_goes_on() {
+        let (fs, dir) = (MemoryFs::default(), Path::new("/d"));
+        fs.create_dir_all(dir).unwrap();
+        fs.create_new(&dir.join(NAME)).unwrap();
+        assert_eq!(Remembered::load(&fs, dir).unwrap(), Remembered::default());
+        fs.fail_nth(crate::world::fs::memory::Op::Open, 1, io::ErrorKind::PermissionDenied);
+        assert_eq!(Remembered::load(&fs, dir).unwrap(), Remembered::default());
+        assert_eq!(names(&fs, dir), ["members.1.corrupt", "members.corrupt"]);
     }
 
     #[test]

@@ -111,7 +111,8 @@ fn replace(store: &StoreLog, inputs: &[Arc<Segment>], cuts: Cuts) -> Result<Byte
 /// Merges the inputs into sealed outputs, which hold each id of the inputs once.
 fn write(store: &StoreLog, inputs: &[Arc<Segment>], cuts: Cuts) -> Result<Vec<Sealed>, CompactError> {
     let counted = std::cell::Cell::new(0);
-    let mut merge = Merge::new(inputs.iter().map(|segment| Input { segment, open: None, counted: &counted }).collect());
+    let mut merge =
+        Merge::new(inputs.iter().map(|segment| Input { segment, open: None, at: 0, counted: &counted }).collect());
     let mut outputs = Outputs { store, cuts, sealed: Vec::new(), open: None };
     let mut run = Vec::new();
     loop {
@@ -223,6 +224,8 @@ fn fitting(run: &[u8], len: u64, cuts: Cuts) -> (usize, bool) {
 struct Input<'a> {
     segment: &'a Segment,
     open: Option<BlockReader<FileRange>>,
+    /// Where the next block begins.
+    at: u64,
     /// Records read from all inputs so far.
     counted: &'a std::cell::Cell<u64>,
 }
@@ -234,6 +237,11 @@ impl Source for Input<'_> {
             closed => closed.insert(self.segment.blocks()?),
         };
         let more = blocks.next_block(block)?;
+        // The merge checks identifiers. What zeroes have swallowed it would take for a text, and write anew as if it was.
+        if more && !self.segment.is_known_whole() {
+            self.segment.check_for_holes(block, self.at)?;
+            self.at += block.len() as u64;
+        }
         let count = memchr::memchr_iter(b'\n', block).count() as u64;
         self.counted.set(self.counted.get() + if more { count } else { 0 });
         Ok(more)

@@ -80,6 +80,7 @@ impl Housekeeper {
     /// Does all there is to do now, unless `stop` is raised meanwhile.
     pub fn tick(&mut self, stop: &Stop) {
         self.store.room().look(self.store.clock().now());
+        self.set_damaged_aside();
         self.retain();
         self.sweep();
         while !stop.is_raised() && self.store.clock().now() >= self.not_before && self.compact() {
@@ -176,6 +177,19 @@ impl Housekeeper {
             && let Err(e) = self.store.set_aside(input)
         {
             log::error!("setting {} aside: {e}; it is left out of compaction", input.path().display());
+        }
+    }
+
+    /// What a query has found damaged: what is whole in it answers the next one.
+    fn set_damaged_aside(&self) {
+        for segment in self.store.catalogue().live().iter().filter(|segment| segment.take_damaged()) {
+            if let Err(e) = self.store.set_aside(segment) {
+                let path = segment.path();
+                log::error!(
+                    "{} was found damaged, and stays: {e}; a query that comes to it tries again",
+                    path.display()
+                );
+            }
         }
     }
 

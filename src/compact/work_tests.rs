@@ -275,3 +275,72 @@ fn work(bench: &Bench) -> (Vec<Id>, bool) {
     ended &= bench.fs.list(Path::new("store")).is_ok();
     (acknowledged, ended)
 }
+
+#[test]
+fn a_segment_that_is_damaged_in_the_middle_is_set_aside_by_compaction_and_what_is_whole_is_kept() {
+    for is_hole in [false, true] {
+        let bench = Bench::new();
+        let store = bench.open();
+        let mut expected = BTreeSet::new();
+        for n in 0..8 {
+            let ids = ids(n, 1, 0..400);
+            assert!(put(&store, &ids));
+            expected.extend(ids);
+        }
+        let victim = store.catalogue().live()[3].path();
+        drop(store);
+        let file = bench.fs.open(&victim).expect("there");
+        let mut content = vec![0; file.size().expect("open").0 as usize];
+        file.read_at(&mut content, Bytes(0)).expect("readable");
+        let len = content.len() / 400;
+        let lost = if is_hole { 4_096 / len..8_192_usize.div_ceil(len) } else { 100..101 };
+        match is_hole {
+            true => content[4_096..8_192].fill(0),
+            false => content[100 * len + 3] = b'!',
+        }
+        let damaged = ids(3, 1, 0..400);
+        lost.for_each(|n| assert!(expected.remove(&damaged[n])));
+        bench.fs.remove(&victim).expect("there");
+        let file = bench.fs.create_new(&victim).expect("free");
+        file.append(&content).and_then(|()| file.sync_data()).expect("room");
+        let store = bench.open();
+        let mut keeper = keeper(&store, None);
+        let mut rounds = 0;
+        while store.corrupt().get() == 0 {
+            assert_eq!(bench.names(State::Flushed), 8, "round {rounds}: inputs stay until the outputs are sound");
+            assert!(rounds < 3, "hole: {is_hole}");
+            keeper.tick(&Stop::default());
+            bench.clock.advance(Duration::from_secs(10));
+            rounds += 1;
+        }
+        assert_eq!((store.corrupt().get(), bench.names(State::Corrupt)), (1, 1), "hole: {is_hole}");
+        assert_eq!(all(&store).into_iter().collect::<BTreeSet<_>>(), expected, "hole: {is_hole}");
+        keeper.tick(&Stop::default());
+        assert!(store.catalogue().live().len() < 8, "compaction goes on without it");
+        assert_eq!(all(&store).into_iter().collect::<BTreeSet<_>>(), expected, "hole: {is_hole}");
+    }
+}
+
+#[test]
+fn a_segment_in_which_a_query_met_damage_is_set_aside_at_the_next_round() {
+    let bench = Bench::new();
+    let store = bench.open();
+    assert!(put(&store, &ids(0, 1, 0..400)));
+    let path = store.catalogue().live()[0].path();
+    drop(store);
+    let file = bench.fs.open(&path).expect("there");
+    let mut content = vec![0; file.size().expect("open").0 as usize];
+    file.read_at(&mut content, Bytes(0)).expect("readable");
+    let middle = content.len() / 800 * 400 + 3;
+    content[middle] = b'!';
+    bench.fs.remove(&path).expect("there");
+    bench.fs.create_new(&path).and_then(|file| file.append(&content)).expect("room");
+    let store = bench.open();
+    let mut keeper = keeper(&store, None);
+    keeper.tick(&Stop::default());
+    assert_eq!(store.corrupt().get(), 0, "nobody has read it");
+    let segment = store.catalogue().live().pop().expect("one");
+    assert!(segment.check(&content, 0, (0, content.len() as u64)).is_err());
+    keeper.tick(&Stop::default());
+    assert_eq!((store.corrupt().get(), all(&store).len()), (1, 399));
+}

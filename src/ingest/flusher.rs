@@ -1,11 +1,11 @@
 //! The thread behind the writers: closes what is old, syncs what is closed, offers it, removes what was committed.
 
 use super::log::{Closed, IngestLog, Reason};
+use super::rescue::{Rescued, copy_whole};
 use super::written::Written;
 use crate::ops::metrics as m;
 use crate::record::id::{Id, StreamBits};
 use crate::segment::handle::Known;
-use crate::segment::recover::salvage;
 use crate::segment::room::Refusal;
 use crate::segment::{Bounds, Segment, State};
 use crate::unit::{Monotonic, UnixNanos};
@@ -88,7 +88,7 @@ impl IngestLog {
         let mut whole = Vec::new();
         for closed in &closing {
             match self.make_durable(closed) {
-                Ok(segment) => whole.push((closed.clone(), segment)),
+                Ok(segments) => whole.push((closed.clone(), segments)),
                 Err(e) => self.note_refused(&e, || format!("flushing {}", closed.segment.path().display())),
             }
         }
@@ -97,10 +97,10 @@ impl IngestLog {
         }
         let left = closing.len() - whole.len();
         let mut queue = lock(&self.queue);
-        for (closed, segment) in whole {
+        for (closed, segments) in whole {
             queue.closing.retain(|other| !Arc::ptr_eq(other, &closed));
-            if let Some(segment) = segment.filter(|_| self.fs.keeps()) {
-                queue.flushed.insert(segment.digest().first, segment);
+            if self.fs.keeps() {
+                queue.flushed.extend(segments.into_iter().map(|segment| (segment.digest().first, segment)));
             }
         }
         drop(queue);
@@ -108,36 +108,33 @@ impl IngestLog {
         left
     }
 
-    /// Brings one closed segment to stable storage under its flushed name. `None` if nothing of it could be kept.
-    fn make_durable(&self, closed: &Closed) -> io::Result<Option<Arc<Segment>>> {
+    /// Brings one closed segment to stable storage under its flushed name. More than one, or none, of what was suspect.
+    fn make_durable(&self, closed: &Closed) -> io::Result<Vec<Arc<Segment>>> {
         let sound = !closed.file.is_suspect() && self.timed_sync(&closed.file).is_ok();
-        let name = Bounds::From(closed.segment.digest().first).file_name(State::Flushed);
         if sound {
             // Done already where an earlier round got this far.
-            closed.segment.rename(&name)?;
-            return Ok(Some(closed.segment.clone()));
+            closed.segment.rename(&Bounds::From(closed.segment.digest().first).file_name(State::Flushed))?;
+            return Ok(vec![closed.segment.clone()]);
         }
-        self.rewrite(closed, &name)
+        self.rewrite(closed)
     }
 
     /// After a failed sync the file is suspect for ever (fsync(2): the pages may be marked clean). What can be read of it
-    /// goes to a new file; the checksum kept while writing tells whether that is all.
-    fn rewrite(&self, closed: &Closed, name: &str) -> io::Result<Option<Arc<Segment>>> {
-        let path = self.dir.join(Bounds::From(closed.segment.digest().first).file_name(State::Active));
-        if !closed.aside.load(Ordering::Relaxed) {
-            let aside = closed.segment.set_aside()?;
-            closed.aside.store(true, Ordering::Relaxed);
+    /// goes to a new file; the checksum kept while writing tells whether that is all. The old one is set aside only then: a
+    /// crash before that leaves it to the next start.
+    fn rewrite(&self, closed: &Closed) -> io::Result<Vec<Arc<Segment>>> {
+        let damaged = closed.segment.mark_damaged()?;
+        if !closed.aside.swap(true, Ordering::Relaxed) {
             self.gauges.corrupt.inc();
-            log::error!("{} is suspect: what can be read of it goes to a new file", aside.display());
+            log::error!("{} is suspect: what can be read of it goes to a new file", damaged.display());
         }
-        let digest = salvage(self.fs.as_ref(), closed.file.file(), &path)?;
-        if digest.map(Known::from).as_ref() != Some(closed.segment.digest()) {
-            log::error!("{} was damaged by a failed sync: what is whole of it is kept", path.display());
+        self.fs.sync_dir(&self.dir)?;
+        let Rescued { survey, segments } = copy_whole(&self.fs, &damaged)?;
+        if survey.sound().map(Known::from).as_ref() != Some(closed.segment.digest()) {
+            log::error!("{} was damaged by a failed sync: what is whole of it is kept", damaged.display());
         }
-        let Some(digest) = digest else { return Ok(None) };
-        let segment = Arc::new(Segment::new(self.fs.clone(), path, digest));
-        segment.rename(name)?;
-        Ok(Some(segment))
+        closed.segment.set_aside()?;
+        Ok(segments)
     }
 
     /// Syncs a file and counts it.

@@ -2,6 +2,7 @@
 
 use super::durable::Group;
 use super::queue::{Drained, Queue, Verdict};
+use super::rescue::copy_whole;
 use super::witness::Witnesses;
 use super::written::Written;
 use crate::cluster::DataId;
@@ -9,9 +10,10 @@ use crate::ops::metrics::{self as m, Counter, Histogram, Metrics};
 use crate::record::id::{Id, IdClock, IdRun, StreamBits};
 use crate::record::line::Cut;
 use crate::record::stored::Checker;
+use crate::segment::findings::name as name_of;
 use crate::segment::handle::{Graveyard, Known};
 use crate::segment::readable::{Readable, Source};
-use crate::segment::recover::salvage;
+use crate::segment::recover::look;
 use crate::segment::room::{Refusal, Room};
 use crate::segment::{Bounds, Segment, State};
 use crate::stream::registry::Registry;
@@ -129,8 +131,8 @@ pub struct Closed {
 /// What is whole of a segment that no consumer can merge.
 enum Whole {
     All,
-    Some(Arc<Segment>),
-    Nothing,
+    /// These, which are none where nothing is, and what is wrong with the rest.
+    Some(Vec<Arc<Segment>>, String),
 }
 
 /// Why a segment was closed.
@@ -172,6 +174,7 @@ impl IngestLog {
             limits,
             id,
             flushed,
+            aside,
             mark,
             marked,
             lock,
@@ -204,7 +207,7 @@ impl IngestLog {
             began_empty,
             ids: IdClock::resume(mark),
             slots: (0..=slots.max(1)).map(|_| slot()).collect(),
-            queue: Mutex::new(Queue::of(flushed)),
+            queue: Mutex::new(Queue::of(flushed, aside)),
             moved: Condvar::new(),
             graveyard: Graveyard::default(),
             witnesses: Mutex::default(),
@@ -476,46 +479,43 @@ impl IngestLog {
         Verdict::Done
     }
 
-    /// Takes a pending segment out of circulation because no consumer can merge it. Its file stays, as `.corrupt`; what is
-    /// whole in it is offered as a segment of its own. Queries read the one until they read the other.
+    /// Takes a pending segment out of circulation because no consumer can merge it. What is whole in it is offered as a
+    /// segment of its own, its file stays, as `.corrupt`. Queries read the one until they read the other.
     pub fn set_aside(&self, id: Id) -> Verdict {
         let Some(segment) = lock(&self.queue).set_aside(id) else { return Verdict::Unknown };
-        self.gauges.corrupt.inc();
-        let (recovered, path) = (self.recover_from(&segment), segment.path());
-        let what = match recovered {
-            Ok(Whole::All) => "it is sound, and stays here for queries alone".to_string(),
-            Ok(Whole::Nothing) => {
-                lock(&self.queue).aside.remove(&id);
-                "nothing in it is whole".to_string()
+        let path = segment.path();
+        let what = match self.recover_from(&segment) {
+            Ok(Whole::All) => {
+                "it is sound, stays here for queries, and is offered again after the next start".to_string()
             }
-            Ok(Whole::Some(recovered)) => {
-                let n = recovered.digest().records.unwrap_or(0);
+            Ok(Whole::Some(recovered, fault)) => {
+                self.gauges.corrupt.inc();
+                let records: u64 = recovered.iter().filter_map(|segment| segment.digest().records).sum();
                 let mut queue = lock(&self.queue);
                 queue.aside.remove(&id);
-                queue.flushed.insert(recovered.digest().first, recovered);
-                format!("{n} records of it go on")
+                queue.flushed.extend(recovered.into_iter().map(|segment| (segment.digest().first, segment)));
+                format!("{fault}: {records} whole records of it go on, the file is now {}", name_of(&segment.path()))
             }
-            Err(e) => format!("what is whole in it was not recovered: {e}"),
+            Err(e) => format!("what is whole in it was not recovered, the next start tries again: {e}"),
         };
-        log::error!("no consumer can merge {}: set aside, {what}", path.display());
+        log::error!("{}: no consumer can merge it: {what}", path.display());
         self.moved.notify_all();
         Verdict::Done
     }
 
-    /// Sets a file aside and makes a segment of what is whole in it, unless that is nothing, or all: then it is not the file
-    /// that keeps consumers from merging it, and offering it again would never end.
+    /// Makes segments of what is whole in a file, unless that is all of it: then it is not the file that keeps consumers from
+    /// merging it, and offering it again would never end.
     fn recover_from(&self, segment: &Arc<Segment>) -> io::Result<Whole> {
-        let file = segment.open()?;
-        let path = segment.set_aside()?.with_file_name(Bounds::From(segment.digest().first).file_name(State::Active));
-        let Some(digest) = salvage(self.fs.as_ref(), &file, &path)? else { return Ok(Whole::Nothing) };
-        if Known::from(digest) == *segment.digest() {
-            self.fs.remove(&path)?;
+        let survey = look(&segment.open()?)?;
+        if survey.sound().map(Known::from).is_some_and(|known| known == *segment.digest()) {
+            segment.rename(&Bounds::From(segment.digest().first).file_name(State::Flushed))?;
             return Ok(Whole::All);
         }
-        let recovered = Segment::new(self.fs.clone(), path, digest);
-        recovered.rename(&Bounds::From(digest.first).file_name(State::Flushed))?;
+        let damaged = segment.mark_damaged()?;
         self.fs.sync_dir(&self.dir)?;
-        Ok(Whole::Some(Arc::new(recovered)))
+        let rescued = copy_whole(&self.fs, &damaged)?;
+        segment.set_aside()?;
+        Ok(Whole::Some(rescued.segments, survey.fault().unwrap_or_else(|| "it is not what was written".into())))
     }
 
     /// Waits until every segment was taken over, or those that are left will not be, at most for `span`.

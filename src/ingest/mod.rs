@@ -16,5 +16,6 @@ pub mod listener;
 pub mod log;
 pub mod queue;
 pub mod recover;
+mod rescue;
 pub mod witness;
 mod written;

@@ -37,7 +37,7 @@ pub struct Queue {
     /// Handed to consumers, by id.
     pub pending: BTreeMap<Id, Pending>,
     /// Taken out of circulation, by id, and still to be read by queries: until what is whole of them is offered by itself, or
-    /// for ever where all is whole and no consumer can merge it all the same.
+    /// the next start where all is whole and no consumer can merge it all the same, or where nothing could be recovered.
     pub aside: BTreeMap<Id, Arc<Segment>>,
     committed: BTreeMap<Id, Monotonic>,
 }
@@ -66,8 +66,8 @@ pub enum Drained {
 
 impl Queue {
     /// The queue a process begins with: what recovery has found.
-    pub fn of(flushed: BTreeMap<Id, Arc<Segment>>) -> Queue {
-        Queue { flushed, ..Queue::default() }
+    pub fn of(flushed: BTreeMap<Id, Arc<Segment>>, aside: BTreeMap<Id, Arc<Segment>>) -> Queue {
+        Queue { flushed, aside, ..Queue::default() }
     }
 
     /// Makes the oldest flushed segment pending.

@@ -76,7 +76,7 @@ table! {
     PURGED = C, "oklog_store_purged_segments_total" ["success"] "Trashed segments removed for good.";
     COMPACT_SECONDS = H(SECONDS), "oklog_store_compact_duration_seconds" ["kind", "compacted", "result"] "How long compactions took.";
     COMPACT_BYTES = C, "oklog_store_compact_bytes_total" [] "Bytes written by compaction.";
-    CORRUPT = C, "oklog_corrupt_files_total" ["tier"] "Files set aside because their name or content was not understood.";
+    CORRUPT = C, "oklog_corrupt_files_total" ["tier"] "Files that were not what they should be: set aside, renamed to what they hold, or left.";
     QUERIES = C, "oklog_query_total" ["outcome"] "Queries that ended whole, partial, cancelled by their client, or with an error.";
     QUERY_SCANNED = C, "oklog_query_scanned_bytes_total" [] "Bytes of stored records that queries have read.";
     QUERY_SKIPPED = C, "oklog_query_skipped_bytes_total" [] "Bytes within a query's reach that it needed not read: outside its time range, or after its limit.";

@@ -2,6 +2,7 @@
 //!
 //! A segment is cut at fixed offsets into pieces of [`PIECE`] bytes; a record belongs to the piece in which it starts, so
 //! every piece can be scanned without its neighbours. The part outside the time range is cut off by bisection before.
+//! What nobody has read since the start is checked on the way: a damaged part is an error, never left out in silence.
 //!
 //! Memory: each part that is open has at least one piece in work; beyond that a query has [`AHEAD`] pieces in all. A piece
 //! is 256 KiB, or one record where that is longer.
@@ -12,7 +13,9 @@ use crate::http::Cancel;
 use crate::merge::k_way::{MergeError, Source};
 use crate::ops::metrics::Counter;
 use crate::record::id::Id;
-use crate::segment::readable::{Readable, first_at_least};
+use crate::segment::Segment;
+pub use crate::segment::checked::PIECE;
+use crate::segment::readable::{Readable, Source as Place, first_at_least};
 use crate::unit::Bytes;
 use crate::world::crew::lock;
 use crate::world::fs::{File, read_full_at};
@@ -23,9 +26,6 @@ use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-
-/// How much of a file is scanned at a time: it stays in the second-level cache.
-pub const PIECE: u64 = 256 << 10;
 
 /// Pieces a query has in work or waiting, beyond one for each part that is open.
 pub const AHEAD: usize = 16;
@@ -70,6 +70,8 @@ struct PartState {
 
 struct Span {
     file: Arc<dyn File>,
+    /// The segment, where it is not known to be whole.
+    unchecked: Option<Arc<Segment>>,
     from: u64,
     to: u64,
     floor: u64,
@@ -149,10 +151,19 @@ impl Scan {
 
     fn open(&self, part: &Readable) -> io::Result<Span> {
         let file = part.source.open()?;
-        let start = if part.low >= self.from { Bytes(0) } else { first_at_least(file.as_ref(), part.len, self.from)? };
+        let unchecked = match &part.source {
+            Place::Segment(segment) if !segment.is_known_whole() => Some(segment.clone()),
+            _ => None,
+        };
+        let find = |id| {
+            let at = first_at_least(file.as_ref(), part.len, id)?;
+            unchecked.as_ref().map_or(Ok(()), |segment| segment.check_around(file.as_ref(), at.0))?;
+            Ok::<Bytes, io::Error>(at)
+        };
+        let start = if part.low >= self.from { Bytes(0) } else { find(self.from)? };
         let beyond = Id(self.to.0.saturating_add(1));
-        let end = if part.high <= self.to { part.len } else { first_at_least(file.as_ref(), part.len, beyond)? };
-        Ok(Span { file, from: start.0, to: end.0, floor: start.0, ceiling: end.0 })
+        let end = if part.high <= self.to { part.len } else { find(beyond)? };
+        Ok(Span { file, unchecked, from: start.0, to: end.0, floor: start.0, ceiling: end.0 })
     }
 
     fn send(self: &Arc<Self>, piece: Piece) -> Receiver<io::Result<Vec<u8>>> {
@@ -172,7 +183,10 @@ impl Scan {
         if self.cancel.is_cancelled() {
             return Err(io::ErrorKind::Interrupted.into());
         }
-        let block = piece.read()?;
+        let (block, at) = piece.read()?;
+        if let Some(segment) = &piece.unchecked {
+            segment.check(&block, at, (piece.from, piece.to))?;
+        }
         self.scanned.add(block.len() as u64);
         if self.matcher.takes_all() {
             return Ok(block);
@@ -214,14 +228,15 @@ impl Span {
             return None;
         }
         let (from, to) = match direction {
-            Direction::Forward => (self.from, (self.from + PIECE).min(self.to)),
-            Direction::Backward => (self.to.saturating_sub(PIECE).max(self.from), self.to),
+            Direction::Forward => (self.from, ((self.from / PIECE + 1) * PIECE).min(self.to)),
+            Direction::Backward => (((self.to - 1) / PIECE * PIECE).max(self.from), self.to),
         };
         match direction {
             Direction::Forward => self.from = to,
             Direction::Backward => self.to = from,
         }
-        Some(Piece { file: self.file.clone(), from, to, floor: self.floor, ceiling: self.ceiling })
+        let (file, unchecked) = (self.file.clone(), self.unchecked.clone());
+        Some(Piece { file, unchecked, from, to, floor: self.floor, ceiling: self.ceiling })
     }
 }
 
@@ -229,6 +244,7 @@ impl Span {
 /// to end.
 struct Piece {
     file: Arc<dyn File>,
+    unchecked: Option<Arc<Segment>>,
     from: u64,
     to: u64,
     floor: u64,
@@ -239,7 +255,8 @@ struct Piece {
 const TAIL: usize = 4 << 10;
 
 impl Piece {
-    fn read(&self) -> io::Result<Vec<u8>> {
+    /// The records, and where the first of them begins.
+    fn read(&self) -> io::Result<(Vec<u8>, u64)> {
         // The record that holds the byte before a bound belongs to the piece before that bound: so each side looks for the
         // same LF, at or after that byte.
         let from = if self.from > self.floor { self.from - 1 } else { self.from };
@@ -258,11 +275,9 @@ impl Piece {
                 block.truncate(known + lf + 1);
             }
         }
-        if from < self.from {
-            let start = memchr(b'\n', &block).map_or(block.len(), |lf| lf + 1);
-            block.drain(..start);
-        }
-        Ok(block)
+        let start = if from < self.from { memchr(b'\n', &block).map_or(block.len(), |lf| lf + 1) } else { 0 };
+        block.drain(..start);
+        Ok((block, from + start as u64))
     }
 
     fn fill(&self, buffer: &mut [u8], at: u64) -> io::Result<()> {

@@ -4,6 +4,7 @@
 //! thousand segments cost no descriptors. Renames go through it, so a reader that opens late opens the right name.
 //! Whoever gives a segment up waits until no reader holds it ([`Graveyard`]) before the file goes.
 
+use super::checked::Checked;
 use crate::record::id::Id;
 use crate::record::stored::Digest;
 use crate::unit::Bytes;
@@ -53,6 +54,7 @@ pub struct Segment {
     fs: Arc<dyn FileSystem>,
     known: Known,
     place: Mutex<Place>,
+    checked: Checked,
 }
 
 struct Place {
@@ -64,12 +66,22 @@ impl Segment {
     /// A segment that lies at `path` and holds what a [`Digest`], or a [`Known`], says.
     pub fn new(fs: Arc<dyn FileSystem>, path: PathBuf, known: impl Into<Known>) -> Segment {
         let nobody: Weak<dyn File> = Weak::<crate::world::fs::nop::NopFile>::new();
-        Segment { fs, known: known.into(), place: Mutex::new(Place { path, open: nobody }) }
+        Segment {
+            fs,
+            known: known.into(),
+            place: Mutex::new(Place { path, open: nobody }),
+            checked: Checked::default(),
+        }
     }
 
     /// First and last id and bytes; records and checksum if they are known.
     pub fn digest(&self) -> &Known {
         &self.known
+    }
+
+    /// What is known of its parts.
+    pub(super) fn checked(&self) -> &Checked {
+        &self.checked
     }
 
     /// Where it lies now.
@@ -96,7 +108,7 @@ impl Segment {
         if to == place.path {
             return Ok(());
         }
-        self.fs.rename_new(&place.path, &to)?;
+        rename_surely(self.fs.as_ref(), &place.path, &to)?;
         place.path = to;
         Ok(())
     }
@@ -105,6 +117,13 @@ impl Segment {
     pub fn set_aside(&self) -> io::Result<PathBuf> {
         let mut place = lock(&self.place);
         place.path = set_aside(self.fs.as_ref(), &place.path)?;
+        Ok(place.path.clone())
+    }
+
+    /// The same with the name that says that what is whole in it is still to be copied.
+    pub fn mark_damaged(&self) -> io::Result<PathBuf> {
+        let mut place = lock(&self.place);
+        place.path = mark_damaged(self.fs.as_ref(), &place.path)?;
         Ok(place.path.clone())
     }
 
@@ -150,17 +169,51 @@ impl Graveyard {
     }
 }
 
-/// Renames `path` to `path.corrupt`, or to `path.1.corrupt` and so on where that is taken. Gives the new path.
+/// The extension, with its dot, of a damaged ingest file while what is whole in it is copied.
+pub const DAMAGED: &str = ".damaged";
+
+/// How many names are tried for a file that is put aside.
+const MOST_NAMES: u32 = 10_000;
+
+/// The most bytes of a name that are kept before an extension: a name has at most 255 (`NAME_MAX`).
+const LONGEST_STEM: usize = 230;
+
+/// Renames `path` to `path.corrupt`, or to `path.1.corrupt` and so on where that is taken. Gives the new path. On an error
+/// it has the name it had.
 pub fn set_aside(fs: &dyn FileSystem, path: &Path) -> io::Result<PathBuf> {
+    rename_beside(fs, path, ".corrupt")
+}
+
+/// The same with `.damaged`, which says that what is whole in it is still to be copied. A file that has it keeps its name.
+pub fn mark_damaged(fs: &dyn FileSystem, path: &Path) -> io::Result<PathBuf> {
+    if path.to_string_lossy().ends_with(DAMAGED) {
+        return Ok(path.to_path_buf());
+    }
+    rename_beside(fs, path, DAMAGED)
+}
+
+/// Renames to a name that nobody has. An error may come though it was done; then it was done.
+pub fn rename_surely(fs: &dyn FileSystem, from: &Path, to: &Path) -> io::Result<()> {
+    let is_gone = |path| matches!(fs.open(path), Err(e) if e.kind() == io::ErrorKind::NotFound);
+    match fs.rename_new(from, to) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists && is_gone(from) && !is_gone(to) => Ok(()),
+        other => other,
+    }
+}
+
+fn rename_beside(fs: &dyn FileSystem, path: &Path, extension: &str) -> io::Result<PathBuf> {
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    for n in 0..10_000u32 {
-        let suffix = if n == 0 { String::new() } else { format!(".{n}") };
-        let to = path.with_file_name(format!("{name}{suffix}.corrupt"));
-        match fs.rename_new(path, &to) {
+    let name = name.strip_suffix(DAMAGED).unwrap_or(&name);
+    let cut = (0..=LONGEST_STEM.min(name.len())).rev().find(|at| name.is_char_boundary(*at)).unwrap_or_default();
+    let stem = name.get(..cut).unwrap_or_default();
+    for n in 0..MOST_NAMES {
+        let number = if n == 0 { String::new() } else { format!(".{n}") };
+        let to = path.with_file_name(format!("{stem}{number}{extension}"));
+        match rename_surely(fs, path, &to) {
             Ok(()) => return Ok(to),
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             Err(e) => return Err(e),
         }
     }
-    Err(io::ErrorKind::AlreadyExists.into())
+    Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{MOST_NAMES} names like {stem}{extension} are taken")))
 }

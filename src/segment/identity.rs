@@ -2,7 +2,7 @@
 
 use crate::unit::parse_hex;
 use crate::world::entropy::Entropy;
-use crate::world::fs::FileSystem;
+use crate::world::fs::{Entry, FileSystem};
 use std::io;
 use std::path::Path;
 
@@ -15,10 +15,26 @@ pub fn parse(text: &str) -> Option<u128> {
 /// After an error the directory may have the file already: the next start finds it, and nobody was told of another.
 pub fn draw(fs: &dyn FileSystem, dir: &Path, extension: &str, entropy: &dyn Entropy) -> io::Result<u128> {
     let id = entropy.bits_128();
+    write(fs, dir, extension, id)?;
+    Ok(id)
+}
+
+/// Makes the file whose name is the id.
+pub fn write(fs: &dyn FileSystem, dir: &Path, extension: &str, id: u128) -> io::Result<()> {
     let file = fs.create_new(&dir.join(format!("{id:032x}{extension}")))?;
     file.sync_data()?;
-    fs.sync_dir(dir)?;
-    Ok(id)
+    fs.sync_dir(dir)
+}
+
+/// An error where a directory is one of the other tier: it has an id with the extension `other`, and none with `own`. All
+/// in it would be brought into the order of this tier.
+pub fn refuse_other(entries: &[Entry], own: &str, other: &str) -> io::Result<()> {
+    let has = |extension| entries.iter().any(|entry| entry.name.strip_suffix(extension).and_then(parse).is_some());
+    if has(other) && !has(own) {
+        let of = other.trim_start_matches('.');
+        return Err(io::Error::other(format!("it is the directory of another tier, as the file *.{of} in it says")));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -3,6 +3,8 @@
 //! A segment holds stored records in ascending id order and nothing else. What state it is in is its file name's
 //! extension; every change of state is one rename to a name that nobody has.
 
+pub mod checked;
+pub mod findings;
 pub mod handle;
 pub mod identity;
 pub mod name;
@@ -10,6 +12,7 @@ pub mod readable;
 pub mod reader;
 pub mod recover;
 pub mod room;
+pub mod sift;
 pub mod wire;
 
 pub use handle::Segment;

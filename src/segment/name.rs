@@ -43,7 +43,8 @@ impl State {
         }
     }
 
-    fn of_extension(text: &str) -> Option<State> {
+    /// The state that an extension, without its dot, says.
+    pub fn of_extension(text: &str) -> Option<State> {
         State::ALL.into_iter().find(|state| state.extension() == text)
     }
 }

@@ -17,6 +17,7 @@
 //! was room for a while. Not where the medium is smaller than 2 MiB, has no limit, or cannot promise blocks.
 
 use super::handle::set_aside;
+use super::sift::tells_of_the_file;
 use crate::ops::metrics::{self as m, Gauge, Metrics};
 use crate::unit::{Bytes, Monotonic};
 use crate::world::crew::lock;
@@ -212,16 +213,11 @@ impl Room {
     fn is_there(&self, name: &str, metrics: &Metrics) -> io::Result<bool> {
         let path = self.dir.join(name);
         let file = match self.fs.open(&path) {
-            Err(e) => {
-                if e.kind() != io::ErrorKind::NotFound {
-                    log::warn!("{} is no ballast of ours: {e}; it is left alone", path.display());
-                }
-                return Ok(false);
-            }
-            Ok(file) => file,
+            // What is no plain file, or may not be read, is left to recovery.
+            Err(e) if tells_of_the_file(&e) => return Ok(false),
+            other => other?,
         };
         let mut head = [0; 4096];
-        // A directory cannot be read, and is left to recovery.
         let Ok(n) = read_full_at(&*file, &mut head, Bytes(0)) else { return Ok(false) };
         if head[..n].iter().all(|byte| *byte == 0) {
             return Ok(true);

@@ -4,18 +4,20 @@
 //! their last reader. Segments come in through [`StoreLog::replicate`] and through compaction; queries take snapshots.
 
 use super::catalogue::Catalogue;
-use super::recover::{STORE_EXTENSION, copy_out, recover};
+use super::recover::{Copied, STORE_EXTENSION, copy_out, recover, refuse_other_tier};
 use super::replicate::StoreId;
 use super::writer::{self, Sealed, Writer};
 use crate::ops::metrics::{self, Counter, Histogram, Metrics};
 use crate::record::id::Id;
+use crate::segment::findings::{hint, name as name_of};
 use crate::segment::handle::{Graveyard, Known};
-use crate::segment::recover::{examine, sift};
+use crate::segment::recover::look;
 use crate::segment::room::{Refusal, Room, Tier};
 use crate::segment::{Segment, State, identity};
 use crate::world::clock::Clock;
 use crate::world::entropy::Entropy;
 use crate::world::fs::FileSystem;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -46,7 +48,7 @@ impl StoreError {
 impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let StoreError::Io { doing, path, source } = self;
-        write!(f, "{doing} {}: {source}", path.display())
+        write!(f, "{doing} {}: {source}{}", path.display(), hint(source))
     }
 }
 
@@ -87,6 +89,7 @@ impl StoreLog {
         fs.create_dir_all(&dir).map_err(StoreError::io("making", &dir))?;
         let lock = fs.lock_dir(&dir).map_err(StoreError::io("locking", &dir))?;
         let corrupt = metrics.counter(metrics::CORRUPT, &["store"]);
+        refuse_other_tier(&*fs, &dir)?;
         let room = Room::open(&fs, &dir, Tier::Store, &metrics)
             .map_err(StoreError::io("looking after the ballast in", &dir))?;
         let found = recover(&fs, &dir, &corrupt)?;
@@ -226,25 +229,26 @@ impl StoreLog {
         }
     }
 
-    /// Takes a segment out because its content is bad: what is whole in it stays as a segment of its own, the file
+    /// Takes a segment out because its content is bad: what is whole in it stays as segments of their own, the file
     /// becomes `.corrupt`. On an error the segment is as it was.
     pub fn set_aside(&self, segment: &Arc<Segment>) -> io::Result<()> {
-        let examined = examine(&segment.open()?)?;
-        if examined.fault.is_none()
-            && examined.digest.is_some_and(|digest| Known::from(digest).ends() == segment.digest().ends())
-        {
+        let file = segment.open()?;
+        let survey = look(&file)?;
+        if survey.sound().is_some_and(|digest| Known::from(digest).ends() == segment.digest().ends()) {
             return Err(io::Error::other("nothing is wrong with its content"));
         }
-        let sound = match &sift(&segment.open()?, &mut |_| Ok(()))? {
-            Some(digest) => vec![copy_out(&self.fs, &self.dir, &segment.open()?, digest)?],
-            None => Vec::new(),
-        };
-        self.fs.sync_dir(&self.dir)?;
-        self.catalogue.replace(std::slice::from_ref(segment), sound);
         let from = segment.path();
-        segment.set_aside()?;
+        let Copied { records, mut segments, before } = copy_out(&self.fs, &self.dir, &*file, Some(&from))?;
+        self.fs.sync_dir(&self.dir)?;
+        // What an earlier try has copied and could not publish.
+        let live: BTreeSet<PathBuf> = self.catalogue.live().iter().map(|segment| segment.path()).collect();
+        let unpublished = before.into_iter().filter(|(path, _)| !live.contains(path));
+        segments.extend(unpublished.map(|(path, run)| Arc::new(Segment::new(self.fs.clone(), path, run))));
+        self.catalogue.replace(std::slice::from_ref(segment), segments);
+        let to = segment.set_aside()?;
         self.corrupt.inc();
-        log::error!("{} is set aside as {}", from.display(), segment.path().display());
+        let why = survey.fault().unwrap_or_else(|| "its ends are not those in its name".to_string());
+        log::error!("{}: {why}: set aside as {}; {records} whole records of it go on", from.display(), name_of(&to));
         Ok(())
     }
 

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// How many names that differ in their third part are tried: as many segments may share both ends.
-const MOST_NAMES: u32 = 10_000;
+pub(super) const MOST_NAMES: u32 = 10_000;
 
 /// Why a block could not be added to a segment.
 #[derive(Debug)]

@@ -19,4 +19,5 @@ mod drain;
 mod full_disk;
 mod killed;
 mod power_cut;
+mod wrong_at_random;
 mod wrong_files;

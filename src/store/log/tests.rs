@@ -1,8 +1,8 @@
 use super::*;
 use crate::record::stored;
+use crate::segment::Bounds;
 use crate::segment::handle::Known;
 use crate::segment::reader::FileRange;
-use crate::segment::{Bounds, name};
 use crate::store::replicate::ReplicateError;
 use crate::unit::{Bytes, UnixMillis, UnixNanos};
 use crate::world::clock::VirtualClock;
@@ -190,27 +190,6 @@ fn every_kind_of_name_meets_its_fate_at_the_start() {
 }
 
 #[test]
-fn what_is_whole_in_a_bad_file_is_recovered_and_the_file_set_aside() {
-    let good = body([5, 6, 7], "good");
-    let mut torn = good.clone();
-    torn.extend_from_slice(b"00000000000");
-    for (named, content) in [((5, 7), &torn), ((5, 9), &good), ((4, 7), &good)] {
-        let fs = MemoryFs::new();
-        let bad = file_name(named.0, named.1, 0, State::Flushed);
-        write_file(&fs, &bad, content);
-        for _ in 0..2 {
-            assert_eq!(all(&open(&fs)).concat(), good, "{named:?}");
-        }
-        let names = names(&fs);
-        assert_eq!(names.len(), 2, "{names:?}");
-        assert!(names.contains(&format!("{bad}.corrupt")), "{names:?}");
-        assert!(
-            names.iter().any(|n| name::parse(n).is_some_and(|(b, _)| b.to_string().starts_with(&Id(5).to_string())))
-        );
-    }
-}
-
-#[test]
 fn recovery_comes_to_the_same_end_wherever_it_was_cut_off() {
     for crash in 0..40 {
         let fs = MemoryFs::new();
@@ -261,3 +240,6 @@ fn the_gauges_count_segments_by_state() {
     assert!(text.contains("oklog_store_segments{state=\"flushed\"} 1\n"), "{text}");
     assert!(text.contains("oklog_store_segment_bytes{state=\"flushed\"} 58\n"), "{text}");
 }
+
+#[path = "wrong_tests.rs"]
+mod wrong;

@@ -59,7 +59,9 @@ impl FileSystem for RealFs {
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
-        let file = fs::File::open(path)?;
+        // A pipe would be waited for until somebody writes into it; a plain file is not changed by the flag (open(2)).
+        let at_once = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
+        let file = fs::File::options().read(true).custom_flags(at_once).open(path)?;
         // A directory can be opened, and fails only when it is read.
         if file.metadata()?.is_dir() {
             return Err(rustix::io::Errno::ISDIR.into());
@@ -122,6 +124,11 @@ impl FileSystem for RealFs {
 
     fn lock_dir(&self, dir: &Path) -> io::Result<Box<dyn Send + Sync>> {
         let path = dir.join(LOCK_NAME);
+        // A link could lead to anything, and what is locked is written to.
+        if fs::symlink_metadata(&path).is_ok_and(|found| !found.is_file()) {
+            let why = format!("{LOCK_NAME} in it is no plain file: move it away");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
         let mut file =
             fs::File::options().read(true).write(true).create(true).truncate(false).mode(FILE_MODE).open(path)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -251,5 +258,16 @@ mod tests {
         drop(held);
         assert_eq!(RealFs.lock_holder(dir.path()).expect("readable"), None);
         RealFs.lock_dir(dir.path()).expect("the look holds nothing");
+    }
+
+    #[test]
+    fn a_lock_that_is_a_link_is_refused_and_what_it_leads_to_is_not_touched() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let other = dir.path().join("other");
+        fs::write(&other, "precious").expect("a file");
+        std::os::unix::fs::symlink(&other, dir.path().join(LOCK_NAME)).expect("a link");
+        let refused = RealFs.lock_dir(dir.path()).err().expect("no plain file");
+        assert!(refused.to_string().contains("move it away"), "{refused}");
+        assert_eq!(fs::read(&other).expect("still there"), b"precious");
     }
 }

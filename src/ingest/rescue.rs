@@ -1,0 +1,131 @@
+//! What is whole in a damaged ingest file, copied into segments of its own before the file is set aside.
+//!
+//! ```text
+//! X -> X.damaged | sync directory | copies X.damaged.N.copy, synced | copies -> ID.flushed | sync directory | X.damaged -> X.corrupt
+//! ```
+//!
+//! A copy has the name that the file mostly had itself, so the file makes way first, under a name that says what is still
+//! to be done. A start that finds that name goes on from there: copies without their final names are removed, those that
+//! have it are known again by their content. So a crash at any point costs nothing, and neither does a lack of room.
+
+use crate::record::id::Id;
+use crate::record::stored::Digest;
+use crate::segment::handle::{DAMAGED, rename_surely};
+use crate::segment::recover::examine;
+use crate::segment::sift::{Survey, sift, survey};
+use crate::segment::{Bounds, Segment, State};
+use crate::world::fs::{File, FileSystem};
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The extension of a copy that has not got its final name yet.
+pub(super) const COPY: &str = ".copy";
+
+/// What came of a damaged file.
+pub(super) struct Rescued {
+    /// What it holds.
+    pub survey: Survey,
+    /// The copies, on stable storage under their final names.
+    pub segments: Vec<Arc<Segment>>,
+}
+
+/// A copy while it is written.
+struct Draft {
+    path: PathBuf,
+    file: Arc<dyn File>,
+}
+
+/// Copies what is whole in `damaged`, which has that extension. After an error none of the copies without a final name is
+/// left, and the same may be tried again.
+pub(super) fn copy_whole(fs: &Arc<dyn FileSystem>, damaged: &Path) -> io::Result<Rescued> {
+    debug_assert!(damaged.to_string_lossy().ends_with(DAMAGED));
+    let dir = damaged.parent().unwrap_or(Path::new(""));
+    let file = fs.open(damaged)?;
+    let mut drafts: Vec<Option<Draft>> = Vec::new();
+    let copied = write_drafts(&**fs, damaged, &*file, &mut drafts).and_then(|survey| {
+        name_drafts(&**fs, damaged, &survey, &mut drafts)?;
+        fs.sync_dir(dir)?;
+        Ok(survey)
+    });
+    // Those that have got their names are not among them any more.
+    for draft in drafts.into_iter().flatten() {
+        if let Err(e) = fs.remove(&draft.path) {
+            log::warn!("removing an unfinished copy, {}: {e}; the next start removes it", draft.path.display());
+        }
+    }
+    let survey = copied?;
+    let segment = |run: &Digest| Arc::new(Segment::new(fs.clone(), final_path(damaged, run.first), *run));
+    Ok(Rescued { segments: survey.runs.iter().map(segment).collect(), survey })
+}
+
+fn final_path(damaged: &Path, first: Id) -> PathBuf {
+    damaged.with_file_name(Bounds::From(first).file_name(State::Flushed))
+}
+
+fn write_drafts(
+    fs: &dyn FileSystem,
+    damaged: &Path,
+    file: &dyn File,
+    drafts: &mut Vec<Option<Draft>>,
+) -> io::Result<Survey> {
+    let there = copied_before(fs, damaged, file)?;
+    let may_begin = |id: Id| there.contains(&id) || !is_taken(fs, damaged, id);
+    let mut keep = |run: usize, block: &[u8]| {
+        if drafts.len() <= run {
+            let first = crate::record::stored::id_at(block);
+            let known = first.is_some_and(|id| there.contains(&id));
+            drafts.push(if known { None } else { Some(draft(fs, damaged, run)?) });
+        }
+        match drafts.get(run) {
+            Some(Some(draft)) => draft.file.append(block),
+            _ => Ok(()),
+        }
+    };
+    let survey = sift(file, &may_begin, &mut keep)?;
+    drafts.iter().flatten().try_for_each(|draft| draft.file.sync_data())?;
+    Ok(survey)
+}
+
+/// The first ids of copies that an interrupted recovery has made already.
+fn copied_before(fs: &dyn FileSystem, damaged: &Path, file: &dyn File) -> io::Result<BTreeSet<Id>> {
+    let mut there = BTreeSet::new();
+    for run in survey(file)?.runs {
+        if is_same(fs, &final_path(damaged, run.first), &run) {
+            there.insert(run.first);
+        }
+    }
+    Ok(there)
+}
+
+/// Whether a file holds exactly these records.
+pub(super) fn is_same(fs: &dyn FileSystem, path: &Path, digest: &Digest) -> bool {
+    let found = fs.open(path).and_then(|file| examine(&file));
+    found.is_ok_and(|found| found.fault.is_none() && found.digest == Some(*digest))
+}
+
+/// Whether a segment of this name is there in any state.
+fn is_taken(fs: &dyn FileSystem, damaged: &Path, id: Id) -> bool {
+    let is_there = |state| {
+        let path = damaged.with_file_name(Bounds::From(id).file_name(state));
+        !matches!(fs.open(&path), Err(e) if e.kind() == io::ErrorKind::NotFound)
+    };
+    [State::Active, State::Flushed, State::Pending].into_iter().any(is_there)
+}
+
+fn draft(fs: &dyn FileSystem, damaged: &Path, run: usize) -> io::Result<Draft> {
+    let name = damaged.file_name().unwrap_or_default().to_string_lossy();
+    let path = damaged.with_file_name(format!("{name}.{run}{COPY}"));
+    Ok(Draft { file: fs.create_new(&path)?, path })
+}
+
+fn name_drafts(fs: &dyn FileSystem, damaged: &Path, survey: &Survey, drafts: &mut [Option<Draft>]) -> io::Result<()> {
+    for (run, draft) in survey.runs.iter().zip(drafts) {
+        if let Some(Draft { path, .. }) = draft {
+            rename_surely(fs, path, &final_path(damaged, run.first))?;
+            *draft = None;
+        }
+    }
+    Ok(())
+}
