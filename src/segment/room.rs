@@ -213,9 +213,14 @@ impl Room {
     fn is_there(&self, name: &str, metrics: &Metrics) -> io::Result<bool> {
         let path = self.dir.join(name);
         let file = match self.fs.open(&path) {
-            // What is no plain file, or may not be read, is left to recovery.
-            Err(e) if tells_of_the_file(&e) => return Ok(false),
-            other => other?,
+            Err(e) => {
+                // What is no plain file, or may not be read, is left to recovery, which tells of it.
+                if e.kind() != io::ErrorKind::NotFound && !tells_of_the_file(&e) {
+                    log::warn!("{} is no ballast of ours: {e}; it is left alone", path.display());
+                }
+                return Ok(false);
+            }
+            Ok(file) => file,
         };
         let mut head = [0; 4096];
         let Ok(n) = read_full_at(&*file, &mut head, Bytes(0)) else { return Ok(false) };
