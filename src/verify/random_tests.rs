@@ -139,7 +139,7 @@ impl Nodes {
                 self.stores[n] = None;
             }
             _ => {
-                let hours = self.dice.below(5) as u32;
+                let hours = self.dice.below(9) as u32;
                 self.clock.advance(HOUR * hours);
             }
         }
