@@ -52,6 +52,8 @@ pub enum What {
     NotUnderstood,
     /// A name that servers give in directories of the other tier.
     OtherTier,
+    /// A name that is not UTF-8.
+    NotUtf8,
     /// A segment's name, and not a plain file.
     NotAFile,
     /// A directory, a link or the like.

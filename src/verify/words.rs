@@ -92,9 +92,10 @@ fn always(what: &What) -> &'static str {
             "no server gives a file this name; the next start takes in what is whole in it, or sets it aside as .corrupt"
         }
         What::OtherTier => {
-            "this name belongs into a directory of the other tier; move it there if it was misplaced, or the next start \
-             sets it aside as .corrupt"
+            "this name belongs into a directory of the other tier; move it there if it was misplaced; the next start \
+             takes in what is whole in it, or sets it aside as .corrupt"
         }
+        What::NotUtf8 => "its name is not UTF-8: not read, and servers leave it alone; move it away",
         What::NotAFile => "has a segment's name and is no plain file: not read, and never queried; move it away",
         What::LeftAlone => "is no plain file: not read; servers leave it alone",
         What::BadIdentity => "is no identity: 32 lower-case hexadecimal digits; give it its name back",

@@ -3,6 +3,7 @@
 //! One thing at a time: a step of the machine gives actions, which are done in order; copying and telling take time, and
 //! what ingesters answer meanwhile waits. Renewing goes on beside all else.
 
+use crate::broken::Wrong;
 use crate::ledger::Checked;
 use crate::network::{Body, CallNo, Caller, Reply, Request};
 use crate::node::Place;
@@ -14,6 +15,7 @@ use oklog::ingest::queue::Verdict;
 use oklog::merge::k_way::{Merge, MergeError, Source};
 use oklog::record::id::Id;
 use oklog::record::stored::{Checker, Digest};
+use oklog::store::replicate::{Receipt, StoreId};
 use oklog::unit::Monotonic;
 use oklog::world::clock::Clock;
 use std::collections::{BTreeMap, VecDeque};
@@ -217,6 +219,11 @@ impl Sim {
         carrier.ingesters = ingesters.map(|(place, peer)| (name(place, peer.name()), place)).collect();
         let stores = members().filter(|(_, peer)| peer.meta.kind.stores());
         carrier.stores = stores.map(|(place, peer)| (name(place, peer.name()), place)).collect();
+        if self.shape.wrong == Some(Wrong::CopiesCountedByAddress) {
+            let others =
+                carrier.stores.iter().map(|(name, place)| (format!("{name}, by its other address").into(), *place));
+            carrier.stores.extend(others.collect::<Vec<_>>());
+        }
         Told::Woke {
             ingesters: carrier.ingesters.keys().cloned().collect(),
             stores: carrier.stores.keys().cloned().collect(),
@@ -332,10 +339,15 @@ impl Sim {
                 self.copy_on(ticket, &mut carrier);
             }
             Errand::Send(n) => {
+                let is_by_address = self.shape.wrong == Some(Wrong::CopiesCountedByAddress);
                 if let Work::Copying(copying) = &mut carrier.work
                     && copying.calls.contains(&call)
                 {
                     copying.answers[n] = Some(match reply {
+                        Reply::Receipt(receipt) if is_by_address => {
+                            let name = u128::from(crc32fast::hash(copying.to[n].as_bytes()));
+                            Answer::Has(Receipt { store_id: StoreId(name), ..receipt })
+                        }
                         Reply::Receipt(receipt) => Answer::Has(receipt),
                         Reply::Full => Answer::Full,
                         _ => Answer::HasNot,
@@ -372,6 +384,10 @@ impl Sim {
         let content = match reply {
             Reply::Bytes { len, crc32, bytes } if bytes.len() as u64 == len => {
                 Some(if crc32fast::hash(&bytes) == crc32 { Ok(bytes) } else { Err(Fault::Unreadable) })
+            }
+            Reply::Bytes { bytes, .. } if self.shape.wrong == Some(Wrong::BrokenReadTakenForTheEnd) => {
+                let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |lf| lf + 1);
+                Some(Ok(Arc::new(bytes[..whole].to_vec())))
             }
             Reply::Bytes { .. } => None,
             Reply::Broken => Some(Err(Fault::Unreachable)),

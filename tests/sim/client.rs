@@ -3,6 +3,7 @@
 //! The server's end goes as `ingest/connection.rs` does: cuts what has come, hands it to the log, holds while the log is
 //! behind or refuses, and at the end of a durable connection waits until its group commit is settled.
 
+use crate::broken::Wrong;
 use crate::ledger::{Checked, SENT, broken};
 use crate::node::Place;
 use crate::run::{Event, Sim};
@@ -340,6 +341,7 @@ impl Sim {
             (Some((from, mark)), Some(tier)) => tier.log.durable_slot().group.outcome(from, mark),
             (Some(_), None) => None,
         };
+        let outcome = if self.shape.wrong == Some(Wrong::ConfirmedUnsynced) { Some(Ok(())) } else { outcome };
         let Some(outcome) = outcome else { return };
         self.connections[number].stage = Stage::Over;
         let records = self.unsettled.remove(&number).unwrap_or_default();

@@ -7,6 +7,7 @@
 //! client: producers                  carrier: consumers                query: who asks
 //! stop: a node that is told to end
 //! ledger: what was promised          points: images of disks, recovered
+//! broken: variants that must be caught
 //! suite: many seeds                  report: what they came to
 //! ```
 //!
@@ -15,6 +16,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test may panic, its helpers too
 
+mod broken;
 mod carrier;
 mod client;
 mod faults;

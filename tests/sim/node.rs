@@ -1,5 +1,6 @@
 //! A machine with a disk, and the process that runs on it or does not: opened, killed, cut off from power, lost for good.
 
+use crate::broken;
 use crate::carrier::Carrier;
 use crate::shape::{DISK, Shape};
 use crate::stop::Stopping;
@@ -16,7 +17,7 @@ use oklog::stream::inbox::Inbox;
 use oklog::stream::registry::Registry;
 use oklog::unit::{Monotonic, UnixMillis};
 use oklog::world::clock::Clock;
-use oklog::world::entropy::{Dice, Entropy, SeededEntropy};
+use oklog::world::entropy::{Dice, Entropy};
 use oklog::world::fs::FileSystem;
 use oklog::world::fs::memory::MemoryFs;
 use std::net::SocketAddr;
@@ -69,6 +70,8 @@ pub struct Node {
     pub is_unmissed: bool,
     /// A sync may have failed in this life: what was written and not acknowledged is promised to nobody.
     pub is_suspect: bool,
+    /// A sync may have failed since the machine was started: what a process reads may still never get to the disk.
+    pub has_failed: bool,
     /// Its disk fails now and then.
     pub is_misbehaving: bool,
     /// The ids that its directories, ingest and store, have told the world.
@@ -171,6 +174,7 @@ impl Node {
             stopping: None,
             is_unmissed: false,
             is_suspect: false,
+            has_failed: false,
             is_misbehaving: false,
             told: (None, None),
             store_id: None,
@@ -218,6 +222,7 @@ impl Node {
         self.busy_until = 0;
         if death == Death::PowerCut {
             self.disk.crash(dice);
+            self.has_failed = self.is_misbehaving;
         }
         self.disk.recover();
         self.death = None;
@@ -234,11 +239,12 @@ impl Node {
     ) -> Result<(), String> {
         self.life += 1;
         self.clock.start_process();
-        let entropy = Arc::new(SeededEntropy::new(dice.roll()));
-        let clock: Arc<dyn Clock> = self.clock.clone();
-        let opening = Opening { fs, clock, entropy, metrics: metrics.clone(), shape };
+        let entropy = broken::entropy(dice.roll(), shape.wrong);
+        let clock = broken::ingest_clock(self.clock.clone(), shape.wrong);
+        let mut opening = Opening { fs, clock, entropy, metrics: metrics.clone(), shape };
         let ingest = if self.kind.ingests() { Some(open_ingest(&opening)?) } else { None };
-        let store = if self.kind.stores() { Some(open_store(&opening)?) } else { None };
+        opening.clock = broken::store_clock(self.clock.clone(), shape.wrong);
+        let store = if self.kind.stores() { Some(open_store(&opening, &*self.clock)?) } else { None };
         self.ingest_id = ingest.as_ref().map(|tier| tier.log.id());
         self.store_id = store.as_ref().map(|tier| DataId(tier.log.id().0));
         self.start = (self.start + 1).max(self.clock.unix_millis().0);
@@ -260,11 +266,10 @@ fn open_ingest(opening: &Opening<'_>) -> Result<IngestTier, String> {
     Ok(IngestTier { log, rounds: Rounds::default(), synced: Monotonic::default(), inbox, commit_due: false })
 }
 
-fn open_store(opening: &Opening<'_>) -> Result<StoreTier, String> {
+fn open_store(opening: &Opening<'_>, clock: &dyn Clock) -> Result<StoreTier, String> {
     let log = opening.store()?;
     let settings = opening.shape.compact;
     let newest = log.catalogue().live().iter().map(|segment| segment.digest().last).max();
-    let clock = &opening.clock;
     let trusted = TrustedNow::start(clock.unix_millis(), clock.now(), newest, settings.retention.retain);
     Ok(StoreTier { keeper: Housekeeper::new(log.clone(), settings), log, trusted })
 }

@@ -4,6 +4,7 @@
 //! must be found in each; nothing may be found that was never sent; what was whole in the image must be whole after recovery.
 //! Some images suffer a second crash within recovery, and some a third one after it, which must not change anything.
 
+use crate::broken;
 use crate::ledger::{Checked, KEPT, RECOVERY, broken};
 use crate::node::{INGEST_DIR, Opening, Place, STORE_DIR};
 use crate::run::Sim;
@@ -209,7 +210,7 @@ impl Sim {
         image: &MemoryFs,
         dice: &mut Dice,
     ) -> Result<(Vec<u8>, DataId), String> {
-        let fs: Arc<dyn FileSystem> = Arc::new(image.clone());
+        let fs = broken::disk(Arc::new(image.clone()), self.shape.wrong);
         let (clock, metrics) = (self.nodes[place].clock.clone(), self.metrics.clone());
         let entropy = Arc::new(SeededEntropy::new(dice.roll()));
         tier.open(&Opening { fs, clock, entropy, metrics, shape: &self.shape })

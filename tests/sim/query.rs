@@ -4,6 +4,7 @@
 //! Everything is read over later events, piece by piece, while segments are compacted, committed and removed under it. A
 //! node that does not answer in time is given up, and so is one that the asked node holds to be gone.
 
+use crate::broken::Wrong;
 use crate::ledger::{Answer, Checked};
 use crate::network::{Body, CallNo, Caller, Reply, Request};
 use crate::node::Place;
@@ -128,6 +129,8 @@ pub struct Part {
 enum Runs {
     Ascending(Box<Merge<Piece>>),
     Descending(Box<Newest<Piece>>),
+    /// Broken: whatever is found, however often.
+    Copies(Vec<Piece>),
 }
 
 enum Piece {
@@ -182,6 +185,7 @@ impl Runs {
         let step = match self {
             Runs::Ascending(merge) => merge.next_run(&mut run, 1),
             Runs::Descending(newest) => newest.next_record(&mut run),
+            Runs::Copies(pieces) => all_copies(pieces, &mut run),
         };
         for stored in records(&run).take((*left).min(usize::MAX as u64) as usize) {
             body.extend_from_slice(stored.whole);
@@ -194,6 +198,20 @@ impl Runs {
             Err(error) => Some(Err(error)),
         }
     }
+}
+
+/// All records of all sources in order, copies too.
+fn all_copies(pieces: &mut Vec<Piece>, run: &mut Vec<u8>) -> Result<bool, MergeError> {
+    let (mut all, mut block) = (Vec::new(), Vec::new());
+    for mut piece in pieces.drain(..) {
+        while piece.next_block(&mut block)? {
+            all.extend(records(&block).map(|stored| stored.whole.to_vec()));
+            block.clear();
+        }
+    }
+    all.sort_unstable();
+    run.extend(all.concat());
+    Ok(!run.is_empty())
 }
 
 /// Sources that scan what a node has found.
@@ -275,6 +293,7 @@ impl Sim {
         let before = self.members.view(&self.nodes, place);
         let params = Arc::new(params);
         self.trace(|| format!("query {no} at node {place}"));
+        let (first, _) = self.order_of_tiers();
         self.queries.push(Query {
             asker,
             promises: self.ledger.promises,
@@ -282,16 +301,24 @@ impl Sim {
             was_informed: self.members.is_informed(place),
             before,
             view: None,
-            own: vec![(Tier::Ingest, self.snapshot(place, Tier::Ingest, &params))],
+            own: vec![(first, self.snapshot(place, first, &params))],
             asked: Vec::new(),
             verdict: None,
             reading: None,
             over: false,
         });
-        self.ask_all(no, Tier::Ingest);
+        self.ask_all(no, first);
         self.time.after(LOOK, Event::Look(no));
         self.query_goes_on(no)?;
         Ok(Some(no))
+    }
+
+    /// Ingesters before stores: a record goes that way.
+    fn order_of_tiers(&self) -> (Tier, Tier) {
+        match self.shape.wrong {
+            Some(Wrong::StoresAskedFirst) => (Tier::Store, Tier::Ingest),
+            _ => (Tier::Ingest, Tier::Store),
+        }
     }
 
     fn snapshot(&self, place: Place, tier: Tier, params: &Params) -> Vec<Readable> {
@@ -417,11 +444,12 @@ impl Sim {
         }
         if query.view.is_none() {
             let view = self.members.view(&self.nodes, asker.place);
-            let own = self.snapshot(asker.place, Tier::Store, &query.params);
+            let (_, second) = self.order_of_tiers();
+            let own = self.snapshot(asker.place, second, &query.params);
             let query = &mut self.queries[no];
-            query.own.push((Tier::Store, own));
+            query.own.push((second, own));
             query.view = Some(view);
-            self.ask_all(no, Tier::Store);
+            self.ask_all(no, second);
             return self.query_goes_on(no);
         }
         if query.verdict.is_none() {
@@ -446,9 +474,13 @@ impl Sim {
             Head::Came(stores) => Some(stores),
             _ => None,
         });
+        let wrong = self.shape.wrong;
+        let nobody_silent = |view: &View| View { silent: Vec::new(), ..view.clone() };
+        let views = (wrong == Some(Wrong::SilentNotMissed)).then(|| (nobody_silent(&query.before), nobody_silent(now)));
+        let (before, now) = views.as_ref().map_or((&*query.before, &**now), |(before, now)| (before, now));
         let asked = plan::Asked {
             was_informed: query.was_informed,
-            before: &query.before,
+            before,
             now,
             ingesters: of(Tier::Ingest),
             stores: of(Tier::Store),
@@ -456,7 +488,8 @@ impl Sim {
             witnesses: &self.witnesses(place),
             forgotten: &self.members.forgotten(place),
         };
-        Verdict::new(asked.missed(), now.replicas())
+        let one_more = u8::from(wrong == Some(Wrong::RStoresMissed));
+        Verdict::new(asked.missed(), now.replicas() + one_more)
     }
 
     fn begin_reading(&mut self, no: QueryNo) {
@@ -474,7 +507,11 @@ impl Sim {
             owners.push(Owner::new(asked.tier, &asked.peer));
         }
         let left = params.limit.unwrap_or(u64::MAX);
-        query.reading = Some(Reading { runs: Runs::new(pieces, &params), owners, body: Vec::new(), left });
+        let runs = match self.shape.wrong {
+            Some(Wrong::CopiesShown) if params.order == Order::Asc => Runs::Copies(pieces),
+            _ => Runs::new(pieces, &params),
+        };
+        query.reading = Some(Reading { runs, owners, body: Vec::new(), left });
         self.time.after(0, Event::Merge(no));
     }
 
@@ -493,6 +530,7 @@ impl Sim {
                     let ending = if verdict.is_complete() { Ending::Complete } else { Ending::Partial };
                     return self.finish_query(no, ending);
                 }
+                Some(Err(_)) if self.shape.wrong == Some(Wrong::BreaksTakenForEnds) => {}
                 Some(Err(error)) if !verdict.goes_on_without(&reading.owners[error.index()]) => {
                     return self.finish_query(no, Ending::Broken);
                 }

@@ -1,5 +1,6 @@
 //! What a seed stands for: how many nodes of which kind, with which settings, for how long, and how bad a world.
 
+use crate::broken::Wrong;
 use crate::node::Death;
 use crate::world::{MS, Nanos, SECOND};
 use oklog::cluster::PeerKind;
@@ -43,6 +44,8 @@ pub struct Shape {
     pub max_record: usize,
     /// Of so many calls between nodes one is lost, on the way there or back.
     pub loss_one_in: u64,
+    /// What is done wrongly, to show that it is noticed.
+    pub wrong: Option<Wrong>,
     /// Whether images are taken of disks.
     pub watched: bool,
     /// A death before an operation on the first node's disk, which comes for certain.
@@ -101,6 +104,7 @@ impl Shape {
             loss_one_in: [u64::MAX, 200, 50, 15][dice.below(4) as usize],
             watched: std::env::var_os("OKLOG_SIM_NO_POINTS").is_none(),
             death: None,
+            wrong: None,
         }
     }
 
