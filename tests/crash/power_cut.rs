@@ -30,7 +30,7 @@ const INSIDE: &str = "OKLOG_TEST_POWER_CUT_INSIDE";
 const CUTS: &str = "OKLOG_TEST_CUTS";
 
 /// A new disk after so many cuts, so that answers stay short.
-const CUTS_PER_DISK: usize = 20;
+const CUTS_PER_DISK: usize = 12;
 
 /// The fast port's lines are synced every second. A machine with other work may take two more to come to it.
 const YOUNG: Duration = Duration::from_secs(3);
@@ -197,6 +197,8 @@ impl Machine {
             let moment = Instant::now() + Duration::from_millis(self.dice.below(700));
             while Instant::now() < moment {
                 self.look();
+                // How often is enough, not a wait for anything: the load is to have the machine.
+                std::thread::sleep(Duration::from_millis(40));
             }
             self.cut(counts);
             counts.cuts += 1;
