@@ -169,7 +169,7 @@ impl Machine {
             return;
         }
         if meta.gossip == self.me.meta.gossip {
-            self.meet_double(word.state, &meta);
+            self.meet_double(&meta);
             // Whoever was here before us on our directories is no other. But on a disk that was lost there were other ones,
             // and what they held is missed: we would call answers complete that are not.
             if is_live(word.state) || self.serves_all_of(&meta) {
@@ -218,9 +218,11 @@ impl Machine {
         }
     }
 
-    /// Another process is said to be at our address: one before us; or, if our clock was set back, one that began later.
-    fn meet_double(&mut self, state: State, meta: &crate::cluster::Meta) {
-        if is_live(state) && meta.start >= self.me.meta.start && meta.start < u64::MAX {
+    /// Another process is said to be, or to have been, at our address: one before us; or, if our clock was set back, one that
+    /// began later. Then all would hold us for the older of the two, and a machine whose disk was lost has no former start to
+    /// go on from.
+    fn meet_double(&mut self, meta: &crate::cluster::Meta) {
+        if meta.start >= self.me.meta.start && meta.start < u64::MAX {
             let mut mine = crate::cluster::Meta::clone(&self.me.meta);
             mine.start = meta.start + 1;
             self.me.meta = Arc::new(mine);

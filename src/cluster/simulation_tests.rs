@@ -219,6 +219,22 @@ fn a_process_whose_clock_was_set_back_replaces_the_old_one_all_the_same() {
 }
 
 #[test]
+fn a_machine_that_has_lost_its_disk_and_its_time_becomes_a_member_though_its_former_process_is_dead_by_then() {
+    let mut world = world(6, 5, 0);
+    let old = world.processes[1].node;
+    world.stop(1);
+    world.run(secs(30));
+    assert_eq!(world.believers(old, Some(State::Dead)), 4);
+    let Meta { store, ingest, .. } = Simulation::meta(31, 0);
+    let empty = Meta { store, ingest, ..Simulation::meta(1, 17) };
+    let new = world.start_as(empty, vec![Simulation::address(2)], Vec::new());
+    let new = world.processes[new].node;
+    world.run(secs(10));
+    assert_eq!(world.believers(new, Some(State::Alive)), 5);
+    assert_eq!(world.believers(old, Some(State::Dead)), 5, "what was on the lost disk is missed by all");
+}
+
+#[test]
 fn a_directory_that_is_served_elsewhere_is_not_missed() {
     let mut world = world(8, 10, 0);
     let old = world.processes[3].node;
