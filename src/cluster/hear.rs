@@ -169,7 +169,7 @@ impl Machine {
             return;
         }
         if meta.gossip == self.me.meta.gossip {
-            return self.meet_double(word.state, &meta);
+            return self.meet_double(&meta);
         }
         // A tombstone is kept by those who saw the burial; if it were handed on it would never be taken away.
         let missed = word.state.misses(&meta);
@@ -213,9 +213,10 @@ impl Machine {
         }
     }
 
-    /// Another process is said to be at our address: one before us; or, if our clock was set back, one that began later.
-    fn meet_double(&mut self, state: State, meta: &crate::cluster::Meta) {
-        if is_live(state) && meta.start >= self.me.meta.start && meta.start < u64::MAX {
+    /// Another process is said to be at our address: one before us; or, if our clock was set back, one that began later. That
+    /// one may be dead by now: as long as we seem to have begun before it, others take us for what it replaced.
+    fn meet_double(&mut self, meta: &crate::cluster::Meta) {
+        if meta.start >= self.me.meta.start && meta.start < u64::MAX {
             let mut mine = crate::cluster::Meta::clone(&self.me.meta);
             mine.start = meta.start + 1;
             self.me.meta = Arc::new(mine);
