@@ -210,8 +210,17 @@ fn bad_arguments_change_nothing_and_say_why() {
 
 #[test]
 fn every_script_says_what_it_does() {
-    for name in ["install", "build-static", "quickstart-combined", "quickstart-separate", "test-cluster", "fuzz", "sim"]
-    {
+    for name in [
+        "install",
+        "build-static",
+        "quickstart-combined",
+        "quickstart-separate",
+        "test-cluster",
+        "test-crash",
+        "power-cut",
+        "fuzz",
+        "sim",
+    ] {
         for flag in ["-h", "--help"] {
             let out = script(name).arg(flag).output().unwrap();
             let said = String::from_utf8_lossy(&out.stdout).into_owned();

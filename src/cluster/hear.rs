@@ -169,7 +169,12 @@ impl Machine {
             return;
         }
         if meta.gossip == self.me.meta.gossip {
-            return self.meet_double(&meta);
+            self.meet_double(&meta);
+            // Whoever was here before us on our directories is no other. But on a disk that was lost there were other ones,
+            // and what they held is missed: we would call answers complete that are not.
+            if is_live(word.state) || self.serves_all_of(&meta) {
+                return;
+            }
         }
         // A tombstone is kept by those who saw the burial; if it were handed on it would never be taken away.
         let missed = word.state.misses(&meta);

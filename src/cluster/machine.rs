@@ -4,9 +4,9 @@
 //! is a seeded generator that is handed in, so thousands of these run in one thread as they run on thousands of machines.
 //!
 //! Rests on Das, Gupta, Motivala, "SWIM: Scalable Weakly-consistent Infection-style Process Group Membership Protocol"
-//! (2002), and on Lifeguard (see [`super::suspicion`]). What a node believes of others is in [`super::members`], how it
-//! finds out in [`super::probe`], what it makes of what it hears in `hear`, how it tells in [`super::gossip`], and how
-//! tables are made equal in [`super::exchange`].
+//! (2002), and on Lifeguard (see [`super::suspicion`]). What a node believes of others is in [`super::members`], how it finds
+//! out in [`super::probe`], what it makes of what it hears in `hear`, how it tells in [`super::gossip`], how tables are made
+//! equal in [`super::exchange`].
 
 use crate::cluster::auth::Seal;
 use crate::cluster::exchange::Exchange;
@@ -399,8 +399,7 @@ impl Machine {
         self.joined.is_some()
     }
 
-    /// Whether, since the start, another was found whose table is like this one; or, where tables never stand still, as many
-    /// were asked as a node asks that has just joined.
+    /// Whether another was found since the start whose table is like this one, or as many were asked as who joins asks.
     pub fn is_informed(&self) -> bool {
         self.informed
     }

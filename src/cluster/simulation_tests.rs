@@ -186,6 +186,29 @@ fn a_process_that_starts_anew_at_its_address_replaces_the_old_one_at_once() {
 }
 
 #[test]
+fn one_that_begins_with_empty_directories_at_the_address_of_one_that_is_gone_misses_it_as_all_others_do() {
+    for (seed, noticed) in [(41, true), (42, false)] {
+        let mut world = world(seed, 6, 0);
+        let lost = world.processes[3].node;
+        world.stop(3);
+        if noticed {
+            world.run(secs(30));
+            assert_eq!(world.believers(lost, Some(State::Dead)), 5);
+        }
+        let other = Simulation::meta(40, 9_000_000_000);
+        let empty = Meta { store: other.store, ingest: other.ingest, ..Simulation::meta(3, other.start) };
+        let new = world.start_as(empty, vec![Simulation::address(1)], Vec::new());
+        world.run(secs(3));
+        assert_eq!(world.believers(lost, Some(State::Dead)), 6, "noticed before: {noticed}");
+        assert_eq!(world.believers(world.processes[new].node, Some(State::Alive)), 6);
+        // Also long after: neither is taken for the other.
+        world.run(secs(120));
+        assert_eq!(world.believers(lost, Some(State::Dead)), 6, "noticed before: {noticed}");
+        assert_eq!(world.seen.false_deaths, []);
+    }
+}
+
+#[test]
 fn a_process_whose_clock_was_set_back_replaces_the_old_one_all_the_same() {
     let mut world = world(5, 5, 0);
     let old = world.processes[1].node;
@@ -208,7 +231,7 @@ fn a_machine_that_comes_back_with_an_empty_disk_and_a_clock_that_is_behind_is_le
     (other.store, other.ingest) = (Some(DataId(1)), Some(DataId(2)));
     world.start_as(other, vec![Simulation::address(2)], Vec::new());
     assert!(agrees_within(&mut world, 10));
-    assert_eq!(world.believers(gone, Some(State::Dead)), 4, "the others miss what the old disk held");
+    assert_eq!(world.believers(gone, Some(State::Dead)), 5, "what the old disk held is missed by all");
 }
 
 #[test]

@@ -19,3 +19,6 @@ pub mod recover;
 mod rescue;
 pub mod witness;
 mod written;
+
+#[cfg(test)]
+mod fault_tests;

@@ -6,3 +6,6 @@ pub mod log;
 pub mod recover;
 pub mod replicate;
 pub mod writer;
+
+#[cfg(test)]
+mod fault_tests;

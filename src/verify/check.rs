@@ -336,6 +336,9 @@ fn add_streams(report: &mut Report, dirs: &[Dir], files: &[(usize, &Planned)], s
             Oddity::Headless { first } if near(first) => Excuse::Retention,
             _ => Excuse::None,
         };
+        if let Oddity::Gap { before, .. } = seen.oddity {
+            found.findings.iter_mut().for_each(|finding| finding.what.no_longer_sent(before));
+        }
         found.findings.push(Finding::on(&file.name, What::Stream(seen.oddity, excuse)));
     }
     if streams.more() > 0 {

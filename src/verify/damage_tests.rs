@@ -106,8 +106,17 @@ fn zeroes_are_said_to_be_zeroes_wherever_they_are() {
     let mut content = Vec::new();
     stored::write(&mut content, all[0], &[&b"text"[..], &[0; 600], b"text"].concat());
     let name = bench.segment_of("store", &all, State::Flushed, &content);
-    let zeroes = What::Fault(Fault::Zeroes { at: stretch(31, 631), id: all[0] }, Excuse::None);
+    let zeroes = What::Fault(Fault::Zeroes { at: stretch(31, 631), id: all[0] }, Excuse::Sent);
     assert_eq!(bench.found(), (vec![(name, zeroes)], 0));
+
+    // Not where records are missing behind them.
+    let (bench, all) = (Bench::with_store(), ids(100, 1, 0..100));
+    let mut content = bytes(&all);
+    content[10 * AT + 30..10 * AT + 630].fill(0);
+    let name = bench.segment_of("store", &all, State::Flushed, &content);
+    let at = stretch(10 * LEN + 30, 10 * LEN + 630);
+    let zeroes = What::Fault(Fault::Zeroes { at, id: all[10] }, Excuse::None);
+    assert_eq!(bench.found(), (vec![(name.clone(), zeroes), (name, gap(11, 25))], 1));
 }
 
 #[test]

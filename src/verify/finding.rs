@@ -41,6 +41,8 @@ pub enum Excuse {
     Retention,
     /// The rest may be in directories that were not given.
     Elsewhere,
+    /// It may be what was sent.
+    Sent,
 }
 
 /// What is found, of a name, of a file's content, or of all files together.
@@ -50,6 +52,8 @@ pub enum What {
     NotUnderstood,
     /// A name that servers give in directories of the other tier.
     OtherTier,
+    /// A name that is not UTF-8.
+    NotUtf8,
     /// A segment's name, and not a plain file.
     NotAFile,
     /// A directory, a link or the like.
@@ -84,6 +88,8 @@ pub enum What {
     Unclosed,
     /// A segment that a consumer had when the server ended.
     Handed,
+    /// A damaged ingest segment out of which what is whole was being copied.
+    HalfRescued,
     /// Input of a compaction that was interrupted.
     Interrupted,
     /// A segment that a store was writing when it ended.
@@ -157,6 +163,14 @@ pub enum What {
 }
 
 impl What {
+    /// Takes back that the zeroes in a record may have been sent: records behind it are missing.
+    pub fn no_longer_sent(&mut self, before: Id) {
+        match self {
+            What::Fault(Fault::Zeroes { id, .. }, excuse) if *id == before => *excuse = Excuse::None,
+            _ => {}
+        }
+    }
+
     /// How grave it is.
     pub fn severity(&self) -> Severity {
         use Severity::{Note, Problem};
@@ -166,6 +180,7 @@ impl What {
             | What::FutureMark { .. }
             | What::Unclosed
             | What::Handed
+            | What::HalfRescued
             | What::Interrupted
             | What::Draft { .. }
             | What::Future { .. }
@@ -174,7 +189,6 @@ impl What {
                 (Some(_), Excuse::None) => Problem,
                 _ => Note,
             },
-            What::Fault(Fault::Zeroes { .. }, _) => Note,
             What::Fault(_, excuse) | What::Empty(excuse) | What::Stream(_, excuse) => match excuse {
                 Excuse::None => Problem,
                 _ => Note,

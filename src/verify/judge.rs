@@ -37,7 +37,11 @@ pub fn judge(file: &Planned, facts: &Facts, around: &Surroundings) -> Vec<Findin
     }
     let killed = if file.state == State::Active { Excuse::Killed } else { Excuse::None };
     for fault in &facts.faults {
-        let excuse = if matches!(fault, Fault::Torn { .. }) { killed } else { Excuse::None };
+        let excuse = match fault {
+            Fault::Torn { .. } => killed,
+            Fault::Zeroes { .. } => Excuse::Sent,
+            _ => Excuse::None,
+        };
         say(What::Fault(fault.clone(), excuse));
     }
     if facts.more > 0 {
@@ -54,6 +58,7 @@ pub fn judge(file: &Planned, facts: &Facts, around: &Surroundings) -> Vec<Findin
         _ => say(What::Empty(killed)),
     }
     match file.state {
+        State::Flushed if file.bounds.is_none() => say(What::HalfRescued),
         State::Active => say(What::Unclosed),
         State::Pending => say(What::Handed),
         State::Reading => say(What::Interrupted),

@@ -5,7 +5,8 @@ use crate::cluster::remembered;
 use crate::ingest::flusher::MARK_EXTENSION;
 use crate::ingest::recover::ID_EXTENSION;
 use crate::record::id::Id;
-use crate::segment::{Bounds, State, identity, name};
+use crate::segment::handle::DAMAGED;
+use crate::segment::{Bounds, State, identity, name, room};
 use crate::store::recover::STORE_EXTENSION;
 use crate::unit::Bytes;
 use crate::world::fs::Entry;
@@ -84,6 +85,9 @@ pub enum Place {
     /// None of ours.
     Strange,
 }
+
+/// The extension, with its dot, of a copy out of a damaged ingest file that has not got its final name yet.
+const COPY: &str = ".copy";
 
 /// Judges the entries of a directory. `future` is the first id that lies in the future.
 pub fn plan(entries: &[Entry], future: Id) -> Place {
@@ -180,8 +184,18 @@ fn kind_of(entry: &Entry, tier: Option<Tier>) -> Kind {
         let taken = named.is_some_and(|(_, state)| state != State::Corrupt);
         return Kind::Odd(if taken { What::NotAFile } else { What::LeftAlone });
     }
-    if entry.name == LOCK_NAME || remembered::is_ours(&entry.name) {
+    if entry.name == LOCK_NAME || remembered::is_ours(&entry.name) || room::is_ours(&entry.name) {
         return Kind::Ours;
+    }
+    // Such a name is shown as nearly as it can be (see `Entry`), and cannot be opened.
+    if entry.name.contains(char::REPLACEMENT_CHARACTER) {
+        return Kind::Odd(What::NotUtf8);
+    }
+    if tier == Some(Tier::Ingest) && entry.name.ends_with(DAMAGED) {
+        return Kind::Segment(planned(entry, None, State::Flushed, Part::Waiting));
+    }
+    if tier == Some(Tier::Ingest) && entry.name.ends_with(COPY) && entry.name.contains(DAMAGED) {
+        return Kind::Segment(planned(entry, None, State::Active, Part::Draft));
     }
     if entry.name.ends_with(".corrupt") {
         return Kind::Segment(planned(entry, None, State::Corrupt, Part::Aside));
@@ -202,7 +216,7 @@ fn kind_of(entry: &Entry, tier: Option<Tier>) -> Kind {
         (Some(Tier::Ingest), Bounds::From(_), State::Active | State::Flushed | State::Pending) => Part::Waiting,
         (Some(Tier::Store), Bounds::Range(..), State::Flushed | State::Reading) => Part::Live,
         (Some(Tier::Store), Bounds::Range(..), State::Trashed) => Part::Trash,
-        (Some(Tier::Store), Bounds::Range(..), State::Active) => Part::Draft,
+        (Some(Tier::Store), Bounds::Range(low, high, _), State::Active) if low == high => Part::Draft,
         (Some(Tier::Ingest), Bounds::Range(..), _) | (Some(Tier::Store), Bounds::From(_), _) => {
             return Kind::Odd(What::OtherTier);
         }

@@ -139,7 +139,7 @@ impl Nodes {
                 self.stores[n] = None;
             }
             _ => {
-                let hours = self.dice.below(5) as u32;
+                let hours = self.dice.below(12) as u32;
                 self.clock.advance(HOUR * hours);
             }
         }
@@ -242,7 +242,7 @@ fn naive(fs: &MemoryFs) -> (BTreeSet<&'static str>, bool) {
 #[test]
 fn what_servers_leave_behind_is_sound() {
     let mut states = BTreeSet::new();
-    for seed in 0..seeds(60) {
+    for seed in 0..seeds(40) {
         let (fs, clock, _) = Nodes::leave(seed, 20 + seed % 100 * 4);
         let report = report(&fs, &clock);
         assert_eq!(report.exit_status(), 0, "replay with seed {seed}: {}", lines(&report));
@@ -317,7 +317,7 @@ fn damage(fs: &MemoryFs, dice: &mut Dice) -> Option<String> {
 #[test]
 fn one_damage_is_found_exactly_when_a_naive_look_at_everything_finds_it() {
     let (mut found, mut harmless) = (0, 0);
-    for seed in 0..seeds(200) {
+    for seed in 0..seeds(120) {
         let (fs, clock, mut dice) = Nodes::leave(seed, 40 + seed % 200);
         let Some(what) = damage(&fs, &mut dice) else { continue };
         let (report, (wrong, headless)) = (report(&fs, &clock), naive(&fs));
@@ -333,5 +333,5 @@ fn one_damage_is_found_exactly_when_a_naive_look_at_everything_finds_it() {
         assert_eq!(problems.filter(|problem| other(&problem.what)).count(), 0, "{}", story());
         harmless += 1;
     }
-    assert!(found > 100 && harmless > 5, "{found} found, {harmless} harmless");
+    assert!(found > 60 && harmless > 3, "{found} found, {harmless} harmless");
 }

@@ -148,12 +148,10 @@ impl Report {
         let (path, segments, records) =
             (dir.path.display(), number(dir.segments, "segment"), number(dir.records, "record"));
         writeln!(out, "{path} ({who}): {segments}, {records}, {}", size(dir.bytes))?;
-        for severity in [Severity::Problem, Severity::Note] {
-            for finding in dir.findings.iter().filter(|finding| finding.what.severity() == severity) {
-                print_finding(finding, notes, out)?;
-            }
-        }
-        Ok(())
+        // What is said of one file stands together.
+        let mut findings: Vec<&Finding> = dir.findings.iter().collect();
+        findings.sort_by_key(|finding| (finding.what.severity(), &finding.name));
+        findings.into_iter().try_for_each(|finding| print_finding(finding, notes, out))
     }
 
     fn print_copies(&self, out: &mut dyn Write) -> io::Result<()> {
@@ -170,7 +168,13 @@ impl Report {
         if self.trashed > 0 {
             writeln!(out, "{} in the trash only", number(self.trashed, "record"))?;
         }
-        Ok(())
+        let streams = number(self.streams, "stream");
+        match self.missing {
+            0 => writeln!(out, "no counter is missing between two of the same stream, of {streams}"),
+            missing => {
+                writeln!(out, "{} missing between two of the same stream, of {streams}", number(missing, "counter"))
+            }
+        }
     }
 }
 

@@ -240,12 +240,13 @@ fn the_report_says_on_each_line_which_file_what_is_wrong_and_how_it_ends() {
     let all = lines(true);
     assert_eq!(all[0], format!("store (store {ID:032x}): 1 segment, 9 records, 378 bytes"));
     let problem = |line: &str, of: &str| line.starts_with(&format!("  problem: {of}: "));
-    assert!(problem(&all[1], "x?[2J") && problem(&all[2], &name), "{all:#?}");
+    assert!(problem(&all[1], &name) && problem(&all[2], "x?[2J"), "{all:#?}");
     assert!(all[3].starts_with("  note: lost+found: is no plain file"), "{all:#?}");
     assert!(all[4].starts_with("  note: x?[2J: counts for nothing"), "{all:#?}");
     assert_eq!(all[5], "9 records on 1 store");
-    assert_eq!(all[7], "1 directory, 383 bytes read in 0.0 s: 2 problems, 2 notes");
-    assert_eq!(lines(false), [&all[..3], &all[5..6], &all[7..]].concat());
+    assert_eq!(all[6], "no counter is missing between two of the same stream, of 1 stream");
+    assert_eq!(all[8], "1 directory, 383 bytes read in 0.0 s: 2 problems, 2 notes");
+    assert_eq!(lines(false), [&all[..3], &all[5..7], &all[8..]].concat());
     assert_eq!(report.count(Severity::Note), 2);
 }
 

@@ -55,13 +55,17 @@ impl fmt::Display for What {
                     last.millis()
                 )
             }
-            What::Unlike { other, span } => write!(
-                f,
-                "{} under ids that {other} has with another content, {}: one of the two is damaged; compare them before \
-                 you remove either",
-                counted(span.records),
-                when(*span)
-            ),
+            What::Unlike { other, span } => {
+                let records = match span.records {
+                    1 => "1 record differs from the one with the same id".to_string(),
+                    more => format!("{more} records differ from those with the same ids"),
+                };
+                let when = when(*span);
+                write!(
+                    f,
+                    "{records} in {other}, {when}: one of the two is damaged; compare them, and keep both until then"
+                )
+            }
             What::Stream(found, excuse) => oddity(f, *found, *excuse),
             What::Lacking { span, stores, wanted, others } => {
                 let also = if others.is_empty() { String::new() } else { format!(" (also in {})", others.join(", ")) };
@@ -84,12 +88,15 @@ impl fmt::Display for What {
 /// What is said in the same words each time.
 fn always(what: &What) -> &'static str {
     match what {
-        What::NotUnderstood => "no server gives a file this name; the next start sets it aside as .corrupt",
-        What::OtherTier => {
-            "this name belongs into a directory of the other tier; move it there if it was misplaced, or the next start \
-             sets it aside as .corrupt"
+        What::NotUnderstood => {
+            "no server gives a file this name; the next start takes in what is whole in it, or sets it aside as .corrupt"
         }
-        What::NotAFile => "has a segment's name and is no plain file: not read; move it away",
+        What::OtherTier => {
+            "this name belongs into a directory of the other tier; move it there if it was misplaced; the next start \
+             takes in what is whole in it, or sets it aside as .corrupt"
+        }
+        What::NotUtf8 => "its name is not UTF-8: not read, and servers leave it alone; move it away",
+        What::NotAFile => "has a segment's name and is no plain file: not read, and never queried; move it away",
         What::LeftAlone => "is no plain file: not read; servers leave it alone",
         What::BadIdentity => "is no identity: 32 lower-case hexadecimal digits; give it its name back",
         What::NoIdentity => {
@@ -100,6 +107,9 @@ fn always(what: &What) -> &'static str {
         What::Unclosed => "was being written when the server ended; the next start closes it",
         What::Handed => {
             "was with a consumer when the server ended, and stores may have it too; the next start offers it again"
+        }
+        What::HalfRescued => {
+            "is damaged, and what is whole in it was being copied when the server ended; the next start goes on with that"
         }
         What::Interrupted => "was input of a compaction when the server ended; the next start takes it back",
         What::Empty(Excuse::Killed) => "has no whole record; the next start removes it",
@@ -120,7 +130,7 @@ fn when(span: Span) -> String {
 }
 
 fn draft(f: &mut fmt::Formatter<'_>, alone: Option<Span>) -> fmt::Result {
-    write!(f, "was being written when the store ended and was acknowledged to nobody; the next start removes it")?;
+    write!(f, "was being written when the server ended and was acknowledged to nobody; the next start removes it")?;
     match alone {
         None => Ok(()),
         Some(span) => write!(f, "; {} of it in no other file that was given", counted(span.records)),
@@ -172,14 +182,13 @@ fn fault(f: &mut fmt::Formatter<'_>, fault: &Fault, excuse: Excuse) -> fmt::Resu
             };
             write!(f, "{tail}{}; {next}", zeroed(zeroes))
         }
-        Fault::Zeroes { at, id } => write!(
-            f,
-            "the record {id} has {} zeroes in a row, from byte {} to {}: a part of the disk that was never written, or \
-             what was sent",
-            at.len(),
-            at.from,
-            at.to
-        ),
+        Fault::Zeroes { at, id } => {
+            let why = match excuse {
+                Excuse::Sent => "it may have been sent so",
+                _ => "a part of the disk was never written, and the records behind this one are missing",
+            };
+            write!(f, "the record {id} has {} zeroes in a row, from byte {} to {}: {why}", at.len(), at.from, at.to)
+        }
         Fault::Unreadable { at, error } => {
             write!(f, "cannot be read from byte {at} on: {error}; what follows was not looked at")
         }

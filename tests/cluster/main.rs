@@ -16,6 +16,7 @@ mod pour;
 mod answers;
 mod clients;
 mod keys;
+mod lost_disk;
 mod membership;
 mod partition;
 mod quickstart;

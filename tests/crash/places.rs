@@ -1,7 +1,8 @@
 //! Where nodes of these tests are, with which flags they run, and what must hold of the directories they leave.
 
-use crate::harness::Node;
+use crate::harness::command::run;
 use crate::harness::node::Role;
+use crate::harness::{Node, oklog};
 use oklog::world::entropy::random_u64;
 use std::path::Path;
 
@@ -50,9 +51,21 @@ pub fn files(dir: &Path, tier: &str, ending: &str) -> Vec<String> {
     names.filter(|name| name.ends_with(ending)).collect()
 }
 
+/// What `oklog verify` says of the directories of these nodes, taken as one cluster: all is sound, and each record is on so
+/// many stores, those that are still in an ingest tier aside.
+pub fn assert_verified(dirs: &[&Path], copies: u8, what: &str) {
+    let mut args = vec!["verify".to_string(), format!("-copies={copies}")];
+    args.extend(dirs.iter().map(|dir| dir.display().to_string()));
+    let verified = run(oklog(args), b"");
+    let report = String::from_utf8_lossy(&verified.stdout).into_owned();
+    assert_eq!(verified.status, Some(0), "{what}: oklog verify: {report}{}", verified.stderr);
+}
+
 /// Nodes that were stopped in order, with nothing left to consume: their ingest directories hold no segment, no file was
-/// ever set aside, and no process has complained of a panic.
-pub fn assert_sound<'a>(nodes: impl IntoIterator<Item = &'a Node>, what: &str) {
+/// ever set aside, no process has complained of a panic, and `oklog verify` finds nothing amiss and so many copies.
+pub fn assert_sound(nodes: &[&Node], copies: u8, what: &str) {
+    let dirs: Vec<&Path> = nodes.iter().map(|node| node.dir()).collect();
+    assert_verified(&dirs, copies, what);
     for node in nodes {
         for state in [".active", ".flushed", ".pending"] {
             assert_eq!(files(node.dir(), "ingest", state), [""; 0], "{what}: left in the ingest tier");

@@ -273,6 +273,8 @@ fn check(node: &mut Node, ledger: &Ledger, old: &Owed, shown: &Owed, what: &str)
     let answer = wait_for("a whole answer", whole);
     ledger.assert_part(&answer, what);
     let lost = missed(&answer, old, what);
-    assert!(lost.is_empty(), "{what}: of what was confirmed, or old, it lacks {lost:?}");
+    let some: Vec<_> = lost.iter().take(5).collect();
+    let lines: usize = lost.values().sum();
+    assert!(lost.is_empty(), "{what}: of what was confirmed, or old, it lacks {lines} lines, among them {some:?}");
     missed(&answer, shown, what).values().sum()
 }

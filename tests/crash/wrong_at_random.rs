@@ -24,7 +24,7 @@ const NOW: UnixNanos = UnixNanos(1_795_000_000_000_000_000);
 
 /// One of the two tiers, open.
 enum Tier {
-    Ingest(IngestLog),
+    Ingest(Box<IngestLog>),
     Store(Arc<StoreLog>),
 }
 
@@ -39,7 +39,8 @@ impl Tier {
         let ground = Ground { fs: Arc::new(RealFs), clock, entropy, metrics, live };
         let span = Duration::from_secs(3);
         let limits = Limits { flush_size: Bytes(1 << 20), flush_age: span, pending_timeout: span };
-        Tier::Ingest(IngestLog::open(ground, dir, limits, 1).expect("a start goes on over whatever lies there"))
+        let log = IngestLog::open(ground, dir, limits, 1);
+        Tier::Ingest(Box::new(log.expect("a start goes on over whatever lies there")))
     }
 
     /// Makes one segment of these texts.
@@ -119,7 +120,8 @@ fn damage(dice: &mut Dice, content: &mut Vec<u8>) -> &'static str {
             content.extend(tail);
             "more at the end"
         }
-        5 if content.len() > 3 * 8_192 => {
+        // Of a long record that is alone out of order the identifier may be what is damaged: it is left out.
+        5 if content.len() > 3 * 8_192 && content.split(|byte| *byte == b'\n').all(|line| line.len() < 1_000) => {
             let (one, two) = content.split_at_mut(2 * 8_192);
             one[..8_192].swap_with_slice(&mut two[..8_192]);
             "parts changed places"
@@ -159,7 +161,6 @@ fn run(seed: u64, is_ingest: bool) {
     for (name, mut content) in segments.collect::<Vec<_>>() {
         let path = dir.path().join(&name);
         if dice.one_in(2) {
-            // A record that is larger than its neighbours may stand alone in a part that changed places.
             let what = damage(&mut dice, &mut content);
             fs::write(&path, &content).expect("written");
             done.push((name.clone(), what));

@@ -158,7 +158,7 @@ impl Sim {
         self.trace(|| format!("the disk of node {place} fails now and then: {how:?}"));
         let node = &mut self.nodes[place];
         node.disk.misbehave(Some(how));
-        (node.is_misbehaving, node.is_suspect) = (true, true);
+        (node.is_misbehaving, node.is_suspect, node.has_failed) = (true, true, true);
         let span = SECOND + self.dice.below(10 * SECOND);
         self.time.after(span, Event::Fault(Fault::Behave(place)));
     }

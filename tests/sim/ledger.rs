@@ -9,6 +9,7 @@ use oklog::query::params::{Order, Params};
 use oklog::record::id::Id;
 use oklog::record::stored::records;
 use oklog::unit::UnixMillis;
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -99,6 +100,9 @@ pub struct Ledger {
     held_by: BTreeMap<usize, BTreeSet<RecordNo>>,
     /// What was in a segment when it was last read.
     segments: BTreeMap<(Place, Id), Vec<RecordNo>>,
+    /// How often a record that was never promised was found with zeroes in it. What is on disk does not tell it from one
+    /// that was sent so, unless the zeroes end with a page: a disk that loses single sectors of a page shows it.
+    pub damaged: Cell<u64>,
     /// Rises with every promise.
     pub promises: u64,
     /// Retention may have taken records that are older.
@@ -215,14 +219,22 @@ impl Ledger {
     fn look_up(&self, place: Option<Place>, id: Id, text: &[u8]) -> Checked<Option<RecordNo>> {
         if let Some(no) = self.by_id.get(&id) {
             let record = &self.records[*no];
+            if record.text != text && record.promised.is_none() && is_torn(&record.text, text) {
+                self.damaged.set(self.damaged.get() + 1);
+                return Ok(None);
+            }
             if record.text != text {
                 let (sent, shown) = (show(&record.text), show(text));
                 return broken(SENT, format!("{id} is {shown}, but {sent} was sent"));
             }
             return Ok(Some(*no));
         }
-        let attempts = place.and_then(|place| self.attempts.get(&place));
-        if attempts.into_iter().flatten().any(|attempt| attempt.text == text) {
+        let attempts = || place.and_then(|place| self.attempts.get(&place)).into_iter().flatten();
+        if attempts().any(|attempt| attempt.text == text) {
+            return Ok(None);
+        }
+        if attempts().any(|attempt| is_torn(&attempt.text, text)) {
+            self.damaged.set(self.damaged.get() + 1);
             return Ok(None);
         }
         broken(SENT, format!("{id} {} was never sent", show(text)))
@@ -270,17 +282,32 @@ impl Ledger {
         Ok(())
     }
 
-    /// A process has recovered its ingest tier: what it has found is promised from now on, attempts that turned up too.
-    pub fn recovered(&mut self, place: Place, found: &[u8]) -> Checked {
+    /// A process has recovered its ingest tier. What it has found is promised from now on, attempts that turned up too; not
+    /// on a disk whose syncs have failed since the machine was started: what is read there may still never get to the disk.
+    pub fn recovered(&mut self, place: Place, found: &[u8], is_promised: bool) -> Checked {
         let mut seen = self.check_ingest(place, found)?;
         let mut attempts = self.attempts.remove(&place).unwrap_or_default();
         for stored in records(found) {
-            let Some(id) = stored.id().filter(|id| !self.by_id.contains_key(id)) else { continue };
-            let Some(at) = attempts.iter().position(|attempt| attempt.text == stored.text()) else { continue };
-            let attempt = attempts.remove(at);
-            seen.push(self.add(place, attempt.connection, attempt.number, attempt.text, id)?);
+            let Some(id) = stored.id() else { continue };
+            let text = stored.text();
+            if let Some(no) = self.by_id.get(&id) {
+                let record = &mut self.records[*no];
+                if record.text != text {
+                    // It was never promised, and goes on as it is now.
+                    record.text = text.to_vec();
+                    seen.push(*no);
+                }
+                continue;
+            }
+            let is = |attempt: &Attempt| attempt.text == text;
+            let may_be = |attempt: &Attempt| is_torn(&attempt.text, text);
+            let at = attempts.iter().position(is).or_else(|| attempts.iter().position(may_be));
+            let Some(attempt) = at.map(|at| attempts.remove(at)) else { continue };
+            seen.push(self.add(place, attempt.connection, attempt.number, text.to_vec(), id)?);
         }
-        self.promise(seen);
+        if is_promised {
+            self.promise(seen);
+        }
         Ok(())
     }
 
@@ -397,6 +424,12 @@ pub struct Answer<'a> {
     pub is_complete: bool,
     /// What came.
     pub body: &'a [u8],
+}
+
+/// Whether what was found is what was sent up to where zeroes begin.
+fn is_torn(sent: &[u8], found: &[u8]) -> bool {
+    let same = sent.iter().zip(found).take_while(|(sent, found)| sent == found).count();
+    found.get(same) == Some(&0) && sent.get(same) != Some(&0)
 }
 
 fn show(text: &[u8]) -> String {

@@ -70,6 +70,8 @@ pub struct Node {
     pub is_unmissed: bool,
     /// A sync may have failed in this life: what was written and not acknowledged is promised to nobody.
     pub is_suspect: bool,
+    /// A sync may have failed since the machine was started: what a process reads may still never get to the disk.
+    pub has_failed: bool,
     /// Its disk fails now and then.
     pub is_misbehaving: bool,
     /// The ids that its directories, ingest and store, have told the world.
@@ -172,6 +174,7 @@ impl Node {
             stopping: None,
             is_unmissed: false,
             is_suspect: false,
+            has_failed: false,
             is_misbehaving: false,
             told: (None, None),
             store_id: None,
@@ -219,6 +222,7 @@ impl Node {
         self.busy_until = 0;
         if death == Death::PowerCut {
             self.disk.crash(dice);
+            self.has_failed = self.is_misbehaving;
         }
         self.disk.recover();
         self.death = None;

@@ -35,6 +35,10 @@ pub struct Totals {
     pub lost_stores: u64,
     /// Recoveries that could not end before their disk had room again.
     pub waited_for_room: u64,
+    /// Starts by hand in the end, to bring in order what a failing disk had kept from it.
+    pub restarts: u64,
+    /// Times a record that was never promised was found with zeroes in it.
+    pub damaged: u64,
     /// Records that were appended.
     pub records: u64,
     /// Segments that consumers took to stores, compactions, and segments that retention has put into the trash.
@@ -56,7 +60,7 @@ impl Totals {
         }
     }
 
-    fn fields(&mut self) -> [&mut u64; 14] {
+    fn fields(&mut self) -> [&mut u64; 16] {
         [
             &mut self.seeds,
             &mut self.events,
@@ -71,11 +75,13 @@ impl Totals {
             &mut self.network_faults,
             &mut self.lost_stores,
             &mut self.waited_for_room,
+            &mut self.restarts,
+            &mut self.damaged,
             &mut self.records,
         ]
     }
 
-    fn values(&self) -> [u64; 14] {
+    fn values(&self) -> [u64; 16] {
         let mut copy = *self;
         copy.fields().map(|field| *field)
     }
@@ -91,9 +97,9 @@ impl Totals {
              crashes       {:>12}   {} kills, {} power cuts; {} within recovery\n\
              crash points  {:>12}   {} with a second crash within recovery, {} had to wait for room\n\
              faults        {:>12}   {} file operations failed, {} messages lost or cut, {} stores lost for good\n\
-             ends in order {:>12}   {} with everything handed over\n\
+             ends in order {:>12}   {} with everything handed over; {} starts by hand after a disk had failed\n\
              segments      {:>12}   handed over to stores, {} compactions, {} trashed\n\
-             records       {:>12}\n\
+             records       {:>12}   in {} crash points one that was never promised had zeroes in it\n\
              queries       {:>12}   {} complete, {} partial, {} broken off\n",
             self.seeds,
             rate,
@@ -112,10 +118,12 @@ impl Totals {
             self.lost_stores,
             self.stops[0] + self.stops[1],
             self.stops[1],
+            self.restarts,
             self.moved[0],
             self.moved[1],
             self.moved[2],
             self.records,
+            self.damaged,
             complete + partial + broken,
             complete,
             partial,

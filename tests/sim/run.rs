@@ -12,6 +12,7 @@ use crate::query::{Ending, Part, Query, QueryNo, everything};
 use crate::report::Totals;
 use crate::shape::Shape;
 use crate::world::{MS, Nanos, NodeClock, SECOND, Ticket, Timeline};
+use oklog::ingest::queue::Drained;
 use oklog::ops::metrics::{self as m, Metrics};
 use oklog::query::pool::Pool;
 use oklog::record::id::Id;
@@ -184,6 +185,7 @@ pub fn run(shape: Shape, wanted: Wanted) -> Outcome {
     sim.totals.operations += sim.nodes.iter().map(|node| node.disk.operations()).sum::<u64>();
     sim.totals.events = step;
     sim.totals.network_faults = sim.network.faults;
+    sim.totals.damaged = sim.ledger.damaged.get();
     let metrics = &sim.metrics;
     let compactions = ["join", "overlap", "close"].map(|kind| {
         let done = metrics.histogram(m::COMPACT_SECONDS, &[kind, "true", "ok"]);
@@ -467,7 +469,7 @@ impl Sim {
             return broken(KEPT, format!("the directories of node {place} have other ids than before"));
         }
         if let Some(found) = ingest {
-            self.ledger.recovered(place, &found)?;
+            self.ledger.recovered(place, &found, !self.nodes[place].has_failed)?;
             let highest = records(&found).filter_map(|stored| stored.id()).map(Id::nanos).max().unwrap_or_default();
             let ids = self.id_clocks.entry(place).or_default();
             ids.highest = ids.highest.max(highest);
@@ -547,6 +549,7 @@ impl Sim {
                 return broken(LIVENESS, self.what_is_left());
             }
             self.until(self.time.now() + 2 * SECOND, after_each)?;
+            self.restart_what_was_set_aside();
         }
         self.check_copies()?;
         let mut asked = Vec::new();
@@ -564,6 +567,17 @@ impl Sim {
             }
         }
         Ok(())
+    }
+
+    /// What a disk that failed has kept from being brought in order goes on at the next start: an operator's part.
+    fn restart_what_was_set_aside(&mut self) {
+        for place in 0..self.nodes.len() {
+            let Some(tier) = self.ingest_tier(place) else { continue };
+            if matches!(tier.log.wait_until_drained(Duration::ZERO), Drained::ButForAside(_)) {
+                self.totals.restarts += 1;
+                self.end_process(place, Death::Killed);
+            }
+        }
     }
 
     fn is_drained(&self) -> bool {
