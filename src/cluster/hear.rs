@@ -218,8 +218,9 @@ impl Machine {
         }
     }
 
-    /// Another process is said to be at our address: one before us; or, if our clock was set back, one that began later. That
-    /// one may be dead by now: as long as we seem to have begun before it, others take us for what it replaced.
+    /// Another process is said to be, or to have been, at our address: one before us; or, if our clock was set back, one that
+    /// began later. Then all would hold us for the older of the two, and a machine whose disk was lost has no former start to
+    /// go on from.
     fn meet_double(&mut self, meta: &crate::cluster::Meta) {
         if meta.start >= self.me.meta.start && meta.start < u64::MAX {
             let mut mine = crate::cluster::Meta::clone(&self.me.meta);
