@@ -63,7 +63,7 @@ pub enum Wrong {
 impl Wrong {
     /// What kind of a run shows it soon.
     fn shape(self, seed: u64) -> Shape {
-        let mut shape = Shape { wrong: Some(self), ..Shape::of(seed) };
+        let mut shape = Shape { wrong: Some(self), watched: true, ..Shape::of(seed) };
         match self {
             Wrong::CommitBeforeR => shape.consume.replicas = shape.consume.replicas.saturating_sub(1).max(1),
             Wrong::RetentionBelievesTheClock => {
