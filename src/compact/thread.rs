@@ -225,7 +225,7 @@ impl Housekeeper {
             }
         }
         if !actions.is_empty()
-            && let Err(e) = self.store.fs().sync_dir(self.store.dir())
+            && let Err(e) = self.store.names().sync(self.store.names().since())
         {
             // What a crash brings back is trashed or purged again.
             log::warn!("syncing {}: {e}", self.store.dir().display());

@@ -117,29 +117,24 @@ pub fn run(log: &IngestLog, slot: &Slot, stop: &Stop) {
 
 /// Brings all that a slot has taken so far to stable storage and wakes those who wait for it.
 pub fn sync_once(log: &IngestLog, slot: &Slot) {
-    let (files, fresh, mark, synced_len) = {
+    let (files, mark, synced_len) = {
         let mut writer = lock(&slot.writer);
         let mut files = std::mem::take(&mut writer.closed_unsynced);
-        // A file that was closed in between may have been fresh: its name is synced with the directory too.
-        let mut fresh = !files.is_empty();
         let mut len = 0;
         if let Some(active) = &writer.active {
             files.push(active.file.clone());
-            fresh |= active.fresh;
             len = active.len();
         }
-        (files, fresh, writer.appended, len)
+        (files, writer.appended, len)
     };
     // Each one, also after one has failed: those that are sound need not be rewritten.
     let synced = files.iter().filter(|file| log.timed_sync(file).is_err()).count() == 0;
-    let named = !fresh || !synced || sync_names(log, &files);
-    let failed = !(synced && named);
+    let failed = !(synced && sync_names(log, &files));
     {
         let mut writer = lock(&slot.writer);
         let is_last = |active: &&mut Active| files.last().is_some_and(|file| Arc::ptr_eq(file, &active.file));
         if let Some(active) = writer.active.as_mut().filter(is_last).filter(|_| !failed) {
             active.synced = active.synced.max(synced_len);
-            active.fresh = false;
         }
         if failed {
             log.close(&mut writer, Reason::Error);
@@ -153,13 +148,18 @@ pub fn sync_once(log: &IngestLog, slot: &Slot) {
     slot.group.settle(mark, failed);
 }
 
-/// Brings the names of new files to stable storage. Where that fails the files are suspect like those whose sync has failed: a
-/// later sync of the directory may succeed and mean nothing.
+/// Brings the names of new files to stable storage. Where that fails they are suspect like those whose sync has failed: a later
+/// sync of the directory may succeed and mean nothing.
 fn sync_names(log: &IngestLog, files: &[Arc<Written>]) -> bool {
-    let result = log.fs.sync_dir(&log.dir);
-    if let Err(e) = &result {
-        files.iter().for_each(|file| file.condemn());
-        log.note_failed_sync(e);
+    let Some(since) = files.iter().filter_map(|file| file.to_be_named()).min() else { return true };
+    let result = log.names.sync(since);
+    let new = files.iter().filter(|file| file.to_be_named().is_some());
+    match &result {
+        Ok(()) => new.for_each(|file| file.was_named()),
+        Err(e) => {
+            new.for_each(|file| file.condemn());
+            log.note_failed_sync(e);
+        }
     }
     result.is_ok()
 }

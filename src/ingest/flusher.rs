@@ -85,6 +85,7 @@ impl IngestLog {
         if closing.is_empty() {
             return 0;
         }
+        let since = self.names.since();
         let mut whole = Vec::new();
         for closed in &closing {
             match self.make_durable(closed) {
@@ -92,7 +93,7 @@ impl IngestLog {
                 Err(e) => self.note_refused(&e, || format!("flushing {}", closed.segment.path().display())),
             }
         }
-        if let Err(e) = self.fs.sync_dir(&self.dir) {
+        if let Err(e) = self.names.sync(since) {
             self.note_failed_sync(&e);
         }
         let left = closing.len() - whole.len();
@@ -123,13 +124,14 @@ impl IngestLog {
     /// goes to a new file; the checksum kept while writing tells whether that is all. The old one is set aside only then: a
     /// crash before that leaves it to the next start.
     fn rewrite(&self, closed: &Closed) -> io::Result<Vec<Arc<Segment>>> {
+        let since = self.names.since();
         let damaged = closed.segment.mark_damaged()?;
         if !closed.aside.swap(true, Ordering::Relaxed) {
             self.gauges.corrupt.inc();
             log::error!("{} is suspect: what can be read of it goes to a new file", damaged.display());
         }
-        self.fs.sync_dir(&self.dir)?;
-        let Rescued { survey, segments } = copy_whole(&self.fs, &damaged)?;
+        self.names.sync(since)?;
+        let Rescued { survey, segments } = copy_whole(&self.names, &damaged)?;
         if survey.sound().map(Known::from).as_ref() != Some(closed.segment.digest()) {
             log::error!("{} was damaged by a failed sync: what is whole of it is kept", damaged.display());
         }
@@ -200,12 +202,17 @@ impl IngestLog {
             return Ok(());
         }
         let path = self.dir.join(format!("{}.{MARK_EXTENSION}", Id::new(to, StreamBits::from_random(0), 0)));
+        let since = self.names.since();
         match self.fs.create_new(&path) {
             Ok(_) => {}
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             Err(e) => return Err(e),
         }
-        self.fs.sync_dir(&self.dir)?;
+        if let Err(e) = self.names.sync(since) {
+            // It may be that no later sync brings this name to the disk: the next try gives it anew. One that stays is no harm.
+            let _ = self.fs.remove(&path);
+            return Err(e);
+        }
         if let Some((_, old)) = marked.replace((to, path)) {
             self.fs.remove(&old)?;
         }

@@ -12,6 +12,7 @@ use crate::record::line::Cut;
 use crate::record::stored::Checker;
 use crate::segment::findings::name as name_of;
 use crate::segment::handle::{Graveyard, Known};
+use crate::segment::names::Names;
 use crate::segment::readable::{Readable, Source};
 use crate::segment::recover::look;
 use crate::segment::room::{Refusal, Room};
@@ -60,6 +61,7 @@ pub(super) struct Gauges {
 pub struct IngestLog {
     pub(super) fs: Arc<dyn FileSystem>,
     pub(super) dir: PathBuf,
+    pub(super) names: Names,
     pub(super) clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     pub(super) metrics: Arc<Metrics>,
@@ -116,8 +118,6 @@ pub(super) struct Active {
     last_ns: UnixNanos,
     pub born: Monotonic,
     pub synced: u64,
-    /// The name is not known to be on stable storage yet.
-    pub fresh: bool,
 }
 
 /// A closed segment on its way to stable storage.
@@ -168,6 +168,7 @@ impl IngestLog {
         let super::recover::Recovered {
             fs,
             dir,
+            names,
             clock,
             entropy,
             metrics,
@@ -198,6 +199,7 @@ impl IngestLog {
         IngestLog {
             fs,
             dir,
+            names,
             clock,
             entropy,
             metrics,
@@ -314,7 +316,8 @@ impl IngestLog {
     fn new_active(&self, first: UnixNanos) -> io::Result<Active> {
         let stream = StreamBits::from_random(self.entropy.bits_64());
         let path = self.dir.join(Bounds::From(Id::new(first, stream, 0)).file_name(State::Active));
-        let file = Written::new(self.fs.create_new(&path)?);
+        let since = self.names.since();
+        let file = Written::new(self.fs.create_new(&path)?, since);
         Ok(Active {
             file,
             path,
@@ -324,7 +327,6 @@ impl IngestLog {
             last_ns: UnixNanos(0),
             born: self.clock.now(),
             synced: 0,
-            fresh: true,
         })
     }
 
@@ -511,9 +513,10 @@ impl IngestLog {
             segment.rename(&Bounds::From(segment.digest().first).file_name(State::Flushed))?;
             return Ok(Whole::All);
         }
+        let since = self.names.since();
         let damaged = segment.mark_damaged()?;
-        self.fs.sync_dir(&self.dir)?;
-        let rescued = copy_whole(&self.fs, &damaged)?;
+        self.names.sync(since)?;
+        let rescued = copy_whole(&self.names, &damaged)?;
         segment.set_aside()?;
         Ok(Whole::Some(rescued.segments, survey.fault().unwrap_or_else(|| "it is not what was written".into())))
     }

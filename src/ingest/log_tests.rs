@@ -296,6 +296,22 @@ fn what_came_into_a_file_that_was_closed_by_a_failed_sync_is_not_called_synced_w
 }
 
 #[test]
+fn a_failed_sync_of_the_directory_is_told_to_all_whose_file_was_new() {
+    let fs = MemoryFs::new();
+    let log = open_in_memory(&fs);
+    let slot = log.durable_slot();
+    let mark = append(&log, slot, b"one\n");
+    fs.fail_nth(Op::SyncDir, 1, io::ErrorKind::Other);
+    assert!(log.names.sync(log.names.since()).is_err(), "as for the clock mark, or a flush");
+    // The disk calls the next one a success; the name of the file may not be on it all the same.
+    sync_once(&log, slot);
+    assert!(slot.group.outcome(0, mark).is_some_and(|outcome| outcome.is_err()));
+    let later = append(&log, slot, b"two\n");
+    sync_once(&log, slot);
+    assert!(slot.group.outcome(mark, later).is_some_and(|outcome| outcome.is_ok()), "a new file, a new name");
+}
+
+#[test]
 fn a_segment_whose_name_could_not_be_given_back_is_offered_again_all_the_same() {
     let fs = MemoryFs::new();
     let log = open_in_memory(&fs);

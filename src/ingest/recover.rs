@@ -30,6 +30,7 @@ use crate::record::id::Id;
 use crate::record::stored::Digest;
 use crate::segment::findings::{Findings, hint, name as name_of};
 use crate::segment::handle::{DAMAGED, Known, mark_damaged, rename_surely};
+use crate::segment::names::Names;
 use crate::segment::recover::look;
 use crate::segment::room::{self, Room, Tier};
 use crate::segment::sift::{Survey, survey, tells_of_the_file};
@@ -56,6 +57,7 @@ const STORE_EXTENSION: &str = ".store";
 pub(super) struct Recovered {
     pub fs: Arc<dyn FileSystem>,
     pub dir: PathBuf,
+    pub names: Names,
     pub clock: Arc<dyn Clock>,
     pub entropy: Arc<dyn Entropy>,
     pub metrics: Arc<Metrics>,
@@ -136,7 +138,7 @@ impl IngestLog {
         }
         fs.sync_dir(dir).map_err(doing("syncing the directory", dir))?;
         recovery.findings.sum_up();
-        let Recovery { flushed, aside, marked, id, highest_mark, .. } = recovery;
+        let Recovery { names, flushed, aside, marked, id, highest_mark, .. } = recovery;
         let highest = flushed.values().map(|segment| segment.digest().last.nanos()).max().unwrap_or_default();
         let mark = highest.max(highest_mark);
         let id = match id {
@@ -144,8 +146,23 @@ impl IngestLog {
             None => DataId(identity::draw(&*fs, dir, ID_EXTENSION, &*entropy).map_err(doing("giving an id to", dir))?),
         };
         let dir = dir.to_path_buf();
-        let parts =
-            Recovered { fs, dir, clock, entropy, metrics, limits, live, id, flushed, aside, room, mark, marked, lock };
+        let parts = Recovered {
+            fs,
+            dir,
+            names,
+            clock,
+            entropy,
+            metrics,
+            limits,
+            live,
+            id,
+            flushed,
+            aside,
+            room,
+            mark,
+            marked,
+            lock,
+        };
         Ok(IngestLog::assemble(parts, slots))
     }
 }
@@ -224,6 +241,7 @@ fn judge(survey: &Survey, state: State) -> Verdict {
 struct Recovery<'a> {
     fs: &'a Arc<dyn FileSystem>,
     dir: &'a Path,
+    names: Names,
     findings: Findings,
     flushed: BTreeMap<Id, Arc<Segment>>,
     aside: BTreeMap<Id, Arc<Segment>>,
@@ -237,6 +255,7 @@ impl<'a> Recovery<'a> {
         Recovery {
             fs,
             dir,
+            names: Names::new(fs.clone(), dir.to_path_buf()),
             findings: Findings::new(dir, metrics.counter(m::CORRUPT, &["ingest"])),
             flushed: BTreeMap::new(),
             aside: BTreeMap::new(),
@@ -417,7 +436,7 @@ impl<'a> Recovery<'a> {
             Ok(damaged) => damaged,
             Err(e) => return self.stay(path, why, &whole, e),
         };
-        match copy_whole(self.fs, &damaged) {
+        match copy_whole(&self.names, &damaged) {
             Ok(rescued) => {
                 let files: Vec<PathBuf> = rescued.segments.iter().map(|segment| segment.path()).collect();
                 let records = rescued.survey.records();

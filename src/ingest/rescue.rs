@@ -11,6 +11,7 @@
 use crate::record::id::Id;
 use crate::record::stored::Digest;
 use crate::segment::handle::{DAMAGED, rename_surely};
+use crate::segment::names::Names;
 use crate::segment::recover::examine;
 use crate::segment::sift::{Survey, sift, survey};
 use crate::segment::{Bounds, Segment, State};
@@ -39,14 +40,14 @@ struct Draft {
 
 /// Copies what is whole in `damaged`, which has that extension. After an error none of the copies without a final name is
 /// left, and the same may be tried again.
-pub(super) fn copy_whole(fs: &Arc<dyn FileSystem>, damaged: &Path) -> io::Result<Rescued> {
+pub(super) fn copy_whole(names: &Names, damaged: &Path) -> io::Result<Rescued> {
     debug_assert!(damaged.to_string_lossy().ends_with(DAMAGED));
-    let dir = damaged.parent().unwrap_or(Path::new(""));
+    let (fs, since) = (names.fs(), names.since());
     let file = fs.open(damaged)?;
     let mut drafts: Vec<Option<Draft>> = Vec::new();
     let copied = write_drafts(&**fs, damaged, &*file, &mut drafts).and_then(|survey| {
         name_drafts(&**fs, damaged, &survey, &mut drafts)?;
-        fs.sync_dir(dir)?;
+        names.sync(since)?;
         Ok(survey)
     });
     // Those that have got their names are not among them any more.

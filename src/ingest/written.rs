@@ -4,9 +4,11 @@
 //! the same file succeeds and means nothing. Two threads sync a segment, the group commit and the flusher. So they do it one
 //! after the other, and what one was told the other is told too.
 
+use crate::segment::names::Since;
 use crate::world::crew::lock;
 use crate::world::fs::File;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// The file of one segment, shared by all who sync it.
@@ -15,12 +17,25 @@ pub(super) struct Written {
     /// Set when what the file holds must be proven before anybody relies on it. Held while it is synced, by nobody whom
     /// writers wait for.
     suspect: Mutex<bool>,
+    /// From before it got its name, and whether that is known to be on stable storage.
+    since: Since,
+    named: AtomicBool,
 }
 
 impl Written {
-    /// A new file.
-    pub fn new(file: Arc<dyn File>) -> Arc<Written> {
-        Arc::new(Written { file, suspect: Mutex::new(false) })
+    /// A new file, whose name was given after `since`.
+    pub fn new(file: Arc<dyn File>, since: Since) -> Arc<Written> {
+        Arc::new(Written { file, suspect: Mutex::new(false), since, named: AtomicBool::new(false) })
+    }
+
+    /// From when on a sync of the directory must not have failed for its name to be on stable storage; `None` if it is.
+    pub fn to_be_named(&self) -> Option<Since> {
+        (!self.named.load(Ordering::Relaxed)).then_some(self.since)
+    }
+
+    /// Says that its name is on stable storage.
+    pub fn was_named(&self) {
+        self.named.store(true, Ordering::Relaxed);
     }
 
     /// For writing and reading.
@@ -53,6 +68,7 @@ impl Written {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::segment::names::Names;
     use crate::world::fs::FileSystem;
     use crate::world::fs::memory::{MemoryFs, Op};
     use std::path::Path;
@@ -61,7 +77,8 @@ mod tests {
     fn a_file_whose_sync_has_failed_once_is_never_called_synced_again() {
         let fs = MemoryFs::new();
         fs.create_dir_all(Path::new("d")).expect("in memory");
-        let written = Written::new(fs.create_new(Path::new("d/f")).expect("in memory"));
+        let names = Names::new(Arc::new(fs.clone()), "d".into());
+        let written = Written::new(fs.create_new(Path::new("d/f")).expect("in memory"), names.since());
         written.sync().expect("nothing fails yet");
         written.file().append(b"text").expect("in memory");
         fs.fail_nth(Op::Sync, 1, io::ErrorKind::Other);

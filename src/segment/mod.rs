@@ -8,6 +8,7 @@ pub mod findings;
 pub mod handle;
 pub mod identity;
 pub mod name;
+pub mod names;
 pub mod readable;
 pub mod reader;
 pub mod recover;

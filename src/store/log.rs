@@ -11,6 +11,7 @@ use crate::ops::metrics::{self, Counter, Histogram, Metrics};
 use crate::record::id::Id;
 use crate::segment::findings::{hint, name as name_of};
 use crate::segment::handle::{Graveyard, Known};
+use crate::segment::names::Names;
 use crate::segment::recover::look;
 use crate::segment::room::{Refusal, Room, Tier};
 use crate::segment::{Segment, State, identity};
@@ -63,6 +64,7 @@ impl std::error::Error for StoreError {
 pub struct StoreLog {
     pub(super) fs: Arc<dyn FileSystem>,
     pub(super) dir: PathBuf,
+    names: Names,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) id: StoreId,
     pub(super) metrics: Arc<Metrics>,
@@ -104,6 +106,7 @@ impl StoreLog {
             sync_seconds: metrics.histogram(metrics::SYNC_SECONDS, &["store"]),
             catalogue: Catalogue::new(found.live, found.trash),
             graveyard: Graveyard::default(),
+            names: Names::new(fs.clone(), dir.clone()),
             room,
             failing: AtomicBool::new(false),
             metrics: metrics.clone(),
@@ -185,6 +188,11 @@ impl StoreLog {
         &self.dir
     }
 
+    /// The names in that directory.
+    pub fn names(&self) -> &Names {
+        &self.names
+    }
+
     /// The clock the store goes by.
     pub fn clock(&self) -> &Arc<dyn Clock> {
         &self.clock
@@ -215,12 +223,13 @@ impl StoreLog {
 
     /// Gives sealed segments their final names and makes those durable. On an error none of them is left.
     pub fn name_all(&self, sealed: Vec<Sealed>) -> io::Result<Vec<Arc<Segment>>> {
+        let since = self.names.since();
         let mut named = Vec::with_capacity(sealed.len());
         let result = sealed.into_iter().try_for_each(|sealed| {
             named.push(sealed.name()?);
             Ok(())
         });
-        match result.and_then(|()| self.fs.sync_dir(&self.dir)) {
+        match result.and_then(|()| self.names.sync(since)) {
             Ok(()) => Ok(named),
             Err(e) => {
                 named.iter().for_each(|segment| self.discard(segment));
@@ -237,9 +246,9 @@ impl StoreLog {
         if survey.sound().is_some_and(|digest| Known::from(digest).ends() == segment.digest().ends()) {
             return Err(io::Error::other("nothing is wrong with its content"));
         }
-        let from = segment.path();
+        let (from, since) = (segment.path(), self.names.since());
         let Copied { records, mut segments, before } = copy_out(&self.fs, &self.dir, &*file, Some(&from))?;
-        self.fs.sync_dir(&self.dir)?;
+        self.names.sync(since)?;
         // What an earlier try has copied and could not publish.
         let live: BTreeSet<PathBuf> = self.catalogue.live().iter().map(|segment| segment.path()).collect();
         let unpublished = before.into_iter().filter(|(path, _)| !live.contains(path));
