@@ -156,7 +156,12 @@ pub fn sync_once(log: &IngestLog, slot: &Slot) {
 /// Brings the names of new files to stable storage. Where that fails the files are suspect like those whose sync has failed: a
 /// later sync of the directory may succeed and mean nothing.
 fn sync_names(log: &IngestLog, files: &[Arc<Written>]) -> bool {
-    let result = log.fs.sync_dir(&log.dir);
+    let older = || io::Error::other("an earlier sync of the directory has failed");
+    let result = log.names.sync(&*log.fs, &log.dir);
+    let result = result.and_then(|failures| {
+        let named = files.iter().all(|file| file.is_named_by(failures));
+        if named { Ok(()) } else { Err(older()) }
+    });
     if let Err(e) = &result {
         files.iter().for_each(|file| file.condemn());
         log.note_failed_sync(e);

@@ -92,7 +92,7 @@ impl IngestLog {
                 Err(e) => self.note_refused(&e, || format!("flushing {}", closed.segment.path().display())),
             }
         }
-        if let Err(e) = self.fs.sync_dir(&self.dir) {
+        if let Err(e) = self.names.sync(&*self.fs, &self.dir) {
             self.note_failed_sync(&e);
         }
         let left = closing.len() - whole.len();
@@ -128,8 +128,9 @@ impl IngestLog {
             self.gauges.corrupt.inc();
             log::error!("{} is suspect: what can be read of it goes to a new file", damaged.display());
         }
-        self.fs.sync_dir(&self.dir)?;
-        let Rescued { survey, segments } = copy_whole(&self.fs, &damaged)?;
+        self.names.sync(&*self.fs, &self.dir)?;
+        let copied = copy_whole(&self.fs, &damaged).inspect_err(|_| self.names.may_have_failed());
+        let Rescued { survey, segments } = copied?;
         if survey.sound().map(Known::from).as_ref() != Some(closed.segment.digest()) {
             log::error!("{} was damaged by a failed sync: what is whole of it is kept", damaged.display());
         }
@@ -205,7 +206,7 @@ impl IngestLog {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             Err(e) => return Err(e),
         }
-        self.fs.sync_dir(&self.dir)?;
+        self.names.sync(&*self.fs, &self.dir)?;
         if let Some((_, old)) = marked.replace((to, path)) {
             self.fs.remove(&old)?;
         }

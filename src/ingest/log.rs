@@ -4,7 +4,7 @@ use super::durable::Group;
 use super::queue::{Drained, Queue, Verdict};
 use super::rescue::copy_whole;
 use super::witness::Witnesses;
-use super::written::Written;
+use super::written::{Names, Written};
 use crate::cluster::DataId;
 use crate::ops::metrics::{self as m, Counter, Histogram, Metrics};
 use crate::record::id::{Id, IdClock, IdRun, StreamBits};
@@ -80,6 +80,8 @@ pub struct IngestLog {
     witnesses: Mutex<Witnesses>,
     /// What is left on the medium: without it writers wait before they make it worse.
     pub(super) room: Room,
+    /// Syncs the directory.
+    pub(super) names: Names,
     /// Cleared after a failed sync or write: this node should not be given work.
     pub(super) healthy: AtomicBool,
     /// Set when the process ends and connections were given their time: nothing is taken any more.
@@ -214,6 +216,7 @@ impl IngestLog {
             committed_to: AtomicU64::new(0),
             marked: Mutex::new(marked),
             room,
+            names: Names::default(),
             healthy: AtomicBool::new(true),
             ended: AtomicBool::new(false),
             live,
@@ -314,7 +317,8 @@ impl IngestLog {
     fn new_active(&self, first: UnixNanos) -> io::Result<Active> {
         let stream = StreamBits::from_random(self.entropy.bits_64());
         let path = self.dir.join(Bounds::From(Id::new(first, stream, 0)).file_name(State::Active));
-        let file = Written::new(self.fs.create_new(&path)?);
+        let failures = self.names.failures();
+        let file = Written::new(self.fs.create_new(&path)?, failures);
         Ok(Active {
             file,
             path,
@@ -512,8 +516,8 @@ impl IngestLog {
             return Ok(Whole::All);
         }
         let damaged = segment.mark_damaged()?;
-        self.fs.sync_dir(&self.dir)?;
-        let rescued = copy_whole(&self.fs, &damaged)?;
+        self.names.sync(&*self.fs, &self.dir)?;
+        let rescued = copy_whole(&self.fs, &damaged).inspect_err(|_| self.names.may_have_failed())?;
         segment.set_aside()?;
         Ok(Whole::Some(rescued.segments, survey.fault().unwrap_or_else(|| "it is not what was written".into())))
     }
