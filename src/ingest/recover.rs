@@ -418,7 +418,7 @@ impl<'a> Recovery<'a> {
 
     /// A whole segment whose name another one has.
     fn take_twin(&mut self, path: &Path, other: &Path, digest: &Digest) -> io::Result<()> {
-        if !is_same(&**self.fs, other, digest) {
+        if !is_same(&**self.fs, other, digest)? {
             return self.rescue(path, &format!("{} begins with the same id", name_of(other)));
         }
         let why = format!("it holds the same records as {}", name_of(other));

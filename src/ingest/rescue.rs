@@ -13,9 +13,10 @@ use crate::record::stored::Digest;
 use crate::segment::handle::{DAMAGED, rename_surely};
 use crate::segment::names::Names;
 use crate::segment::recover::examine;
-use crate::segment::sift::{Survey, sift, survey};
+use crate::segment::sift::{Survey, sift, survey, tells_of_the_file};
 use crate::segment::{Bounds, Segment, State};
 use crate::world::fs::{File, FileSystem};
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -72,7 +73,16 @@ fn write_drafts(
     drafts: &mut Vec<Option<Draft>>,
 ) -> io::Result<Survey> {
     let there = copied_before(fs, damaged, file)?;
-    let may_begin = |id: Id| there.contains(&id) || !is_taken(fs, damaged, id);
+    // A name that cannot be looked at now is neither free nor taken: then nothing is copied yet.
+    let unknown = Cell::new(None);
+    let may_begin = |id: Id| match is_taken(fs, damaged, id) {
+        _ if there.contains(&id) => true,
+        Ok(taken) => !taken,
+        Err(e) => {
+            unknown.set(Some(e));
+            false
+        }
+    };
     let mut keep = |run: usize, block: &[u8]| {
         if drafts.len() <= run {
             let first = crate::record::stored::id_at(block);
@@ -85,6 +95,7 @@ fn write_drafts(
         }
     };
     let survey = sift(file, &may_begin, &mut keep)?;
+    unknown.take().map_or(Ok(()), Err)?;
     drafts.iter().flatten().try_for_each(|draft| draft.file.sync_data())?;
     Ok(survey)
 }
@@ -93,7 +104,7 @@ fn write_drafts(
 fn copied_before(fs: &dyn FileSystem, damaged: &Path, file: &dyn File) -> io::Result<BTreeSet<Id>> {
     let mut there = BTreeSet::new();
     for run in survey(file)?.runs {
-        if is_same(fs, &final_path(damaged, run.first), &run) {
+        if is_same(fs, &final_path(damaged, run.first), &run)? {
             there.insert(run.first);
         }
     }
@@ -101,18 +112,26 @@ fn copied_before(fs: &dyn FileSystem, damaged: &Path, file: &dyn File) -> io::Re
 }
 
 /// Whether a file holds exactly these records.
-pub(super) fn is_same(fs: &dyn FileSystem, path: &Path, digest: &Digest) -> bool {
-    let found = fs.open(path).and_then(|file| examine(&file));
-    found.is_ok_and(|found| found.fault.is_none() && found.digest == Some(*digest))
+pub(super) fn is_same(fs: &dyn FileSystem, path: &Path, digest: &Digest) -> io::Result<bool> {
+    match fs.open(path).and_then(|file| examine(&file)) {
+        Ok(found) => Ok(found.fault.is_none() && found.digest == Some(*digest)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound || tells_of_the_file(&e) => Ok(false),
+        Err(e) => Err(e),
+    }
 }
 
 /// Whether a segment of this name is there in any state.
-fn is_taken(fs: &dyn FileSystem, damaged: &Path, id: Id) -> bool {
-    let is_there = |state| {
-        let path = damaged.with_file_name(Bounds::From(id).file_name(state));
-        !matches!(fs.open(&path), Err(e) if e.kind() == io::ErrorKind::NotFound)
-    };
-    [State::Active, State::Flushed, State::Pending].into_iter().any(is_there)
+fn is_taken(fs: &dyn FileSystem, damaged: &Path, id: Id) -> io::Result<bool> {
+    for state in [State::Active, State::Flushed, State::Pending] {
+        match fs.open(&damaged.with_file_name(Bounds::From(id).file_name(state))) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            // It is there, whatever it is.
+            Err(e) if tells_of_the_file(&e) => return Ok(true),
+            Err(e) => return Err(e),
+            Ok(_) => return Ok(true),
+        }
+    }
+    Ok(false)
 }
 
 fn draft(fs: &dyn FileSystem, damaged: &Path, run: usize) -> io::Result<Draft> {

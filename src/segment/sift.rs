@@ -23,6 +23,9 @@ use std::io;
 /// What the page cache writes, and loses, as one.
 const PAGE: u64 = 4096;
 
+/// How often a page is read before it counts as one that cannot be.
+const TRIES: u32 = 4;
+
 /// What a disk writes as one.
 const SECTOR: u64 = 512;
 
@@ -191,7 +194,13 @@ impl Pages<'_> {
                 Ok(()) => return Ok(Some(None)),
             }
         }
-        match self.read(chunk, PAGE - self.at % PAGE) {
+        let mut read = self.read(chunk, PAGE - self.at % PAGE);
+        for _ in 1..TRIES {
+            if read.as_ref().is_err_and(tells_of_the_file) {
+                read = self.read(chunk, PAGE - self.at % PAGE);
+            }
+        }
+        match read {
             Ok(()) => Ok(Some(None)),
             Err(e) if tells_of_the_file(&e) => {
                 let flaw = Flaw::Unreadable { at: Bytes(self.at), why: e.to_string() };
