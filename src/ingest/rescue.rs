@@ -12,9 +12,10 @@ use crate::record::id::Id;
 use crate::record::stored::Digest;
 use crate::segment::handle::{DAMAGED, rename_surely};
 use crate::segment::recover::examine;
-use crate::segment::sift::{Survey, sift, survey};
+use crate::segment::sift::{Survey, sift, survey, tells_of_the_file};
 use crate::segment::{Bounds, Segment, State};
 use crate::world::fs::{File, FileSystem};
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -71,7 +72,15 @@ fn write_drafts(
     drafts: &mut Vec<Option<Draft>>,
 ) -> io::Result<Survey> {
     let there = copied_before(fs, damaged, file)?;
-    let may_begin = |id: Id| there.contains(&id) || !is_taken(fs, damaged, id);
+    // What cannot be known now, for want of descriptors, is no reason to leave a record out.
+    let unknown = Cell::new(None);
+    let may_begin = |id: Id| {
+        there.contains(&id)
+            || !is_taken(fs, damaged, id).unwrap_or_else(|e| {
+                unknown.set(Some(e));
+                true
+            })
+    };
     let mut keep = |run: usize, block: &[u8]| {
         if drafts.len() <= run {
             let first = crate::record::stored::id_at(block);
@@ -84,6 +93,9 @@ fn write_drafts(
         }
     };
     let survey = sift(file, &may_begin, &mut keep)?;
+    if let Some(e) = unknown.take() {
+        return Err(e);
+    }
     drafts.iter().flatten().try_for_each(|draft| draft.file.sync_data())?;
     Ok(survey)
 }
@@ -106,12 +118,16 @@ pub(super) fn is_same(fs: &dyn FileSystem, path: &Path, digest: &Digest) -> bool
 }
 
 /// Whether a segment of this name is there in any state.
-fn is_taken(fs: &dyn FileSystem, damaged: &Path, id: Id) -> bool {
-    let is_there = |state| {
+fn is_taken(fs: &dyn FileSystem, damaged: &Path, id: Id) -> io::Result<bool> {
+    for state in [State::Active, State::Flushed, State::Pending] {
         let path = damaged.with_file_name(Bounds::From(id).file_name(state));
-        !matches!(fs.open(&path), Err(e) if e.kind() == io::ErrorKind::NotFound)
-    };
-    [State::Active, State::Flushed, State::Pending].into_iter().any(is_there)
+        match fs.open(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) if !tells_of_the_file(&e) => return Err(e),
+            _ => return Ok(true),
+        }
+    }
+    Ok(false)
 }
 
 fn draft(fs: &dyn FileSystem, damaged: &Path, run: usize) -> io::Result<Draft> {
@@ -128,4 +144,32 @@ fn name_drafts(fs: &dyn FileSystem, damaged: &Path, survey: &Survey, drafts: &mu
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::stored;
+    use crate::world::entropy::Dice;
+    use crate::world::fs::memory::{Fault, MemoryFs, Misbehaviour};
+
+    #[test]
+    fn no_record_is_left_out_because_descriptors_ran_out_meanwhile() {
+        let mut refused = 0;
+        for seed in 0..200 {
+            let memory = MemoryFs::new();
+            let fs: Arc<dyn FileSystem> = Arc::new(memory.clone());
+            fs.create_dir_all(Path::new("d")).expect("in memory");
+            let damaged = Path::new("d").join(format!("{}.active{DAMAGED}", Id(1)));
+            let mut bytes = Vec::new();
+            (1..=3).for_each(|id| stored::write(&mut bytes, Id(id), b"text"));
+            fs.create_new(&damaged).and_then(|file| file.append(&bytes)).expect("in memory");
+            memory.misbehave(Some(Misbehaviour { open_error: 4, ..Misbehaviour::none(Dice::new(seed)) }));
+            let copied = (0..1_000).find_map(|_| copy_whole(&fs, &damaged).ok()).expect("at last");
+            let records: Vec<u64> = copied.survey.runs.iter().map(|run| run.records).collect();
+            assert_eq!(records, [3], "replay with seed {seed}");
+            refused += memory.tally().faults().find(|(fault, _)| *fault == Fault::OpenError).map_or(0, |(_, n)| n);
+        }
+        assert!(refused > 100, "{refused}");
+    }
 }
