@@ -149,3 +149,32 @@ fn name_drafts(fs: &dyn FileSystem, damaged: &Path, survey: &Survey, drafts: &mu
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::stored;
+    use crate::world::entropy::Dice;
+    use crate::world::fs::memory::{Fault, MemoryFs, Misbehaviour};
+
+    #[test]
+    fn no_record_is_left_out_because_descriptors_ran_out_meanwhile() {
+        let mut refused = 0;
+        for seed in 0..200 {
+            let memory = MemoryFs::new();
+            let fs: Arc<dyn FileSystem> = Arc::new(memory.clone());
+            fs.create_dir_all(Path::new("d")).expect("in memory");
+            let names = Names::new(fs.clone(), "d".into());
+            let damaged = Path::new("d").join(format!("{}.active{DAMAGED}", Id(1)));
+            let mut bytes = Vec::new();
+            (1..=3).for_each(|id| stored::write(&mut bytes, Id(id), b"text"));
+            fs.create_new(&damaged).and_then(|file| file.append(&bytes)).expect("in memory");
+            memory.misbehave(Some(Misbehaviour { open_error: 4, ..Misbehaviour::none(Dice::new(seed)) }));
+            let copied = (0..1_000).find_map(|_| copy_whole(&names, &damaged).ok()).expect("at last");
+            let records: Vec<u64> = copied.survey.runs.iter().map(|run| run.records).collect();
+            assert_eq!(records, [3], "replay with seed {seed}");
+            refused += memory.tally().faults().find(|(fault, _)| *fault == Fault::OpenError).map_or(0, |(_, n)| n);
+        }
+        assert!(refused > 100, "{refused}");
+    }
+}
