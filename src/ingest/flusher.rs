@@ -124,6 +124,11 @@ impl IngestLog {
     /// goes to a new file; the checksum kept while writing tells whether that is all. The old one is set aside only then: a
     /// crash before that leaves it to the next start.
     fn rewrite(&self, closed: &Closed) -> io::Result<Vec<Arc<Segment>>> {
+        // What a refused batch has left behind is not what was written: its records are elsewhere, under other ids.
+        let (file, len) = (closed.file.file(), closed.segment.digest().len);
+        if file.size()? > len {
+            file.truncate(len)?;
+        }
         let since = self.names.since();
         let damaged = closed.segment.mark_damaged()?;
         if !closed.aside.swap(true, Ordering::Relaxed) {

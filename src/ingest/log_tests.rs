@@ -312,6 +312,23 @@ fn a_failed_sync_of_the_directory_is_told_to_all_whose_file_was_new() {
 }
 
 #[test]
+fn a_batch_that_was_refused_halfway_and_could_not_be_cut_off_comes_only_once() {
+    let fs = MemoryFs::new();
+    let log = open_in_memory(&fs);
+    append(&log, log.fast_slot(0), b"one\n");
+    let batch = b"two\nthree, which is longer than the one before it\n";
+    let (mut cutter, mut cut) = (LineCutter::new(1 << 20), Cut::default());
+    cutter.finish(batch, &mut cut);
+    // Half of it gets there: a whole record and the beginning of the next.
+    fs.fail_nth(Op::Write, 1, io::ErrorKind::Other);
+    fs.fail_nth(Op::Truncate, 1, io::ErrorKind::Other);
+    log.append(log.fast_slot(0), batch, &cut).expect_err("as planned");
+    append(&log, log.fast_slot(0), batch);
+    log.flush_closed();
+    assert_eq!(texts(&log), ["one", "two", "three, which is longer than the one before it"]);
+}
+
+#[test]
 fn a_segment_whose_name_could_not_be_given_back_is_offered_again_all_the_same() {
     let fs = MemoryFs::new();
     let log = open_in_memory(&fs);
