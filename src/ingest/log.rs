@@ -61,7 +61,7 @@ pub(super) struct Gauges {
 pub struct IngestLog {
     pub(super) fs: Arc<dyn FileSystem>,
     pub(super) dir: PathBuf,
-    pub(super) names: Names,
+    pub(super) names: Arc<Names>,
     pub(super) clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     pub(super) metrics: Arc<Metrics>,
@@ -226,6 +226,11 @@ impl IngestLog {
     /// The id that this directory has for life. Where nothing is kept it is another one at each start.
     pub fn id(&self) -> DataId {
         self.id
+    }
+
+    /// The names in its directory: the file system for whoever keeps other files there.
+    pub fn names(&self) -> &Arc<Names> {
+        &self.names
     }
 
     /// Whether no record waited in this directory when it was opened: it is a new one, or all was handed over.

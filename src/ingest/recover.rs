@@ -57,7 +57,7 @@ const STORE_EXTENSION: &str = ".store";
 pub(super) struct Recovered {
     pub fs: Arc<dyn FileSystem>,
     pub dir: PathBuf,
-    pub names: Names,
+    pub names: Arc<Names>,
     pub clock: Arc<dyn Clock>,
     pub entropy: Arc<dyn Entropy>,
     pub metrics: Arc<Metrics>,
@@ -241,7 +241,7 @@ fn judge(survey: &Survey, state: State) -> Verdict {
 struct Recovery<'a> {
     fs: &'a Arc<dyn FileSystem>,
     dir: &'a Path,
-    names: Names,
+    names: Arc<Names>,
     findings: Findings,
     flushed: BTreeMap<Id, Arc<Segment>>,
     aside: BTreeMap<Id, Arc<Segment>>,
@@ -255,7 +255,7 @@ impl<'a> Recovery<'a> {
         Recovery {
             fs,
             dir,
-            names: Names::new(fs.clone(), dir.to_path_buf()),
+            names: Arc::new(Names::new(fs.clone(), dir.to_path_buf())),
             findings: Findings::new(dir, metrics.counter(m::CORRUPT, &["ingest"])),
             flushed: BTreeMap::new(),
             aside: BTreeMap::new(),

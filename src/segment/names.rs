@@ -2,10 +2,11 @@
 //!
 //! A failed sync of a directory is told once, to whoever syncs first, and may leave names that no later sync brings to the disk
 //! (fsync(2)). Several threads give names and sync one directory. So they sync one after the other, and a failure counts for all
-//! who had given a name before it.
+//! who had given a name before it. [`Names`] is itself a file system, for those who keep other files in the same directory.
 
+use crate::unit::{Bytes, UnixMillis};
 use crate::world::crew::lock;
-use crate::world::fs::FileSystem;
+use crate::world::fs::{Entry, File, FileSystem, Space};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -63,6 +64,65 @@ impl Names {
     }
 }
 
+/// The file system below, but for the sync of this directory, of which a failure counts for all who use it.
+impl FileSystem for Names {
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        if dir == self.dir { self.sync(self.since()) } else { self.fs.sync_dir(dir) }
+    }
+
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        self.fs.create_dir_all(dir)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<Entry>> {
+        self.fs.list(dir)
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        self.fs.open(path)
+    }
+
+    fn open_append(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        self.fs.open_append(path)
+    }
+
+    fn create_new(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        self.fs.create_new(path)
+    }
+
+    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.fs.rename_new(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.fs.remove(path)
+    }
+
+    fn set_modified(&self, path: &Path, to: UnixMillis) -> io::Result<()> {
+        self.fs.set_modified(path, to)
+    }
+
+    fn space(&self, dir: &Path) -> io::Result<Space> {
+        self.fs.space(dir)
+    }
+
+    fn keeps(&self) -> bool {
+        self.fs.keeps()
+    }
+
+    fn reserve(&self, path: &Path, size: Bytes) -> io::Result<()> {
+        self.fs.reserve(path, size)
+    }
+
+    fn lock_dir(&self, dir: &Path) -> io::Result<Box<dyn Send + Sync>> {
+        self.fs.lock_dir(dir)
+    }
+
+    fn lock_holder(&self, dir: &Path) -> io::Result<Option<String>> {
+        self.fs.lock_holder(dir)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -78,5 +138,9 @@ mod tests {
         assert!(names.sync(one).is_err());
         assert!(names.sync(other).is_err(), "the kernel calls it a success");
         assert!(names.sync(names.since()).is_ok());
+        let third = names.since();
+        fs.fail_nth(Op::SyncDir, 1, io::ErrorKind::Other);
+        assert!(names.sync_dir(Path::new("d")).is_err(), "whoever keeps another file there");
+        assert!(names.sync(third).is_err());
     }
 }

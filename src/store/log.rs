@@ -64,7 +64,7 @@ impl std::error::Error for StoreError {
 pub struct StoreLog {
     pub(super) fs: Arc<dyn FileSystem>,
     pub(super) dir: PathBuf,
-    names: Names,
+    names: Arc<Names>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) id: StoreId,
     pub(super) metrics: Arc<Metrics>,
@@ -106,7 +106,7 @@ impl StoreLog {
             sync_seconds: metrics.histogram(metrics::SYNC_SECONDS, &["store"]),
             catalogue: Catalogue::new(found.live, found.trash),
             graveyard: Graveyard::default(),
-            names: Names::new(fs.clone(), dir.clone()),
+            names: Arc::new(Names::new(fs.clone(), dir.clone())),
             room,
             failing: AtomicBool::new(false),
             metrics: metrics.clone(),
@@ -188,8 +188,8 @@ impl StoreLog {
         &self.dir
     }
 
-    /// The names in that directory.
-    pub fn names(&self) -> &Names {
+    /// The names in that directory: the file system for whoever keeps other files there.
+    pub fn names(&self) -> &Arc<Names> {
         &self.names
     }
 

@@ -20,6 +20,7 @@ use oklog::cluster::member::{Doors, KNOWN_TO_ALL, Member, Setup, Todo};
 use oklog::cluster::remembered::{Keeper, Remembered};
 use oklog::cluster::timing::Timing;
 use oklog::cluster::{DataId, Load, Peer, View};
+use oklog::segment::names::Names;
 use oklog::world::clock::Clock;
 use oklog::world::entropy::Dice;
 use std::net::SocketAddr;
@@ -107,7 +108,7 @@ fn directory(node: &Node) -> &'static Path {
 impl Sim {
     /// A process has begun and has recovered its directories: it becomes a member.
     pub fn member_begins(&mut self, place: Place) -> Checked {
-        let (node, fs) = (&self.nodes[place], self.fs_of(place));
+        let (node, fs) = (&self.nodes[place], self.names_of(place));
         let Ok(remembered) = Remembered::load(&*fs, directory(node)) else {
             // A server ends then, and is started again.
             self.end_process(place, Death::Killed);
@@ -169,8 +170,15 @@ impl Sim {
         Ok(())
     }
 
+    /// What a node keeps its table by: the names in the directory of a tier, as `cli/serve/joining.rs` chooses.
+    fn names_of(&self, place: Place) -> Arc<Names> {
+        let process = self.nodes[place].process.as_ref().expect("it has begun");
+        let store = process.store.as_ref().map(|tier| tier.log.names().clone());
+        store.or(process.ingest.as_ref().map(|tier| tier.log.names().clone())).expect("it has a tier")
+    }
+
     fn save_members(&mut self, ticket: Ticket) -> Checked {
-        let (node, fs) = (&self.nodes[ticket.place], self.fs_of(ticket.place));
+        let (node, fs) = (&self.nodes[ticket.place], self.names_of(ticket.place));
         let Some(seat) = self.members.seat(node).filter(|seat| seat.life == ticket.life) else { return Ok(()) };
         let Some(unsaved) = seat.member.unsaved(seat.keeper.version()) else { return Ok(()) };
         let (mut keeper, dir) = (std::mem::take(&mut seat.keeper), directory(node));

@@ -14,10 +14,10 @@ use crate::consume::links::{IngestLink, Membership, StoreLink};
 use crate::http::Guard;
 use crate::http::client::{Caller, Sign};
 use crate::ingest::api::LocalIngester;
+use crate::segment::names::Names;
 use crate::world::entropy::{Dice, random_u64, random_u128};
 use crate::world::socket;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,6 +51,7 @@ pub fn join_cluster(base: &Base, flags: &ServeFlags, tiers: &Tiers, api: SocketA
     let (node, unix_ms) = (NodeId(random_u128()), base.clock.unix_millis().0);
     let sign = HttpSigner::new(keys.clone(), node, unix_ms).map(|signer| Arc::new(signer) as Arc<dyn Sign>);
     let guard = HttpGuard::new(keys.clone(), node, base.clock.clone()).map(|guard| Arc::new(guard) as Arc<dyn Guard>);
+    let names = directory(tiers)?;
     let setup = Setup {
         socket,
         node,
@@ -59,10 +60,10 @@ pub fn join_cluster(base: &Base, flags: &ServeFlags, tiers: &Tiers, api: SocketA
         keys,
         peers: server.peers.iter().cloned().map(named).collect(),
         load: load(tiers),
-        dir: directory(flags)?.to_path_buf(),
+        dir: names.dir().to_path_buf(),
         dice: Dice::new(random_u64()),
         is_new: tiers.ingest.as_ref().is_some_and(|tier| tier.log().began_empty()),
-        fs: base.fs.clone(),
+        fs: names,
         clock: base.clock.clone(),
         metrics: base.metrics.clone(),
         crew: base.crew.clone(),
@@ -74,10 +75,10 @@ pub fn join_cluster(base: &Base, flags: &ServeFlags, tiers: &Tiers, api: SocketA
 }
 
 /// Where the table of members is kept: beside the store, or beside the ingest tier of a node without one.
-fn directory(flags: &ServeFlags) -> Result<&Path, String> {
-    let store = flags.storage.as_ref().map(|storage| storage.path.as_path());
-    let dir = store.or(flags.ingest.as_ref().map(|ingest| ingest.path.as_path()));
-    dir.ok_or_else(|| "a server has at least one tier".to_string())
+fn directory(tiers: &Tiers) -> Result<Arc<Names>, String> {
+    let store = tiers.store.as_ref().map(|store| store.log().names().clone());
+    let ingest = tiers.ingest.as_ref().map(|ingest| ingest.log().names().clone());
+    store.or(ingest).ok_or_else(|| "a server has at least one tier".to_string())
 }
 
 fn named(address: Address) -> Named {
