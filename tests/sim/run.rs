@@ -586,7 +586,9 @@ impl Sim {
             Some(_) => true,
             None => node.lost,
         };
-        self.producers_are_done() && self.nodes.iter().all(is_empty)
+        // Who was told to end before all was well ends, and is started again.
+        let nobody_ends = self.nodes.iter().all(|node| node.stopping.is_none());
+        nobody_ends && self.producers_are_done() && self.nodes.iter().all(is_empty)
     }
 
     fn what_is_left(&self) -> String {
