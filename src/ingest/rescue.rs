@@ -47,7 +47,7 @@ pub(super) fn copy_whole(names: &Names, damaged: &Path) -> io::Result<Rescued> {
     let file = fs.open(damaged)?;
     let mut drafts: Vec<Option<Draft>> = Vec::new();
     let copied = write_drafts(&**fs, damaged, &*file, &mut drafts).and_then(|survey| {
-        name_drafts(&**fs, damaged, &survey, &mut drafts)?;
+        name_drafts(names, damaged, &survey, &mut drafts)?;
         names.sync(since)?;
         Ok(survey)
     });
@@ -134,9 +134,13 @@ fn is_taken(fs: &dyn FileSystem, damaged: &Path, id: Id) -> io::Result<bool> {
     Ok(false)
 }
 
-fn draft(fs: &dyn FileSystem, damaged: &Path, run: usize) -> io::Result<Draft> {
+fn copy_path(damaged: &Path, run: usize) -> PathBuf {
     let name = damaged.file_name().unwrap_or_default().to_string_lossy();
-    let path = damaged.with_file_name(format!("{name}.{run}{COPY}"));
+    damaged.with_file_name(format!("{name}.{run}{COPY}"))
+}
+
+fn draft(fs: &dyn FileSystem, damaged: &Path, run: usize) -> io::Result<Draft> {
+    let path = copy_path(damaged, run);
     let file = match fs.create_new(&path) {
         // Of an earlier try, which could not remove it: nobody relies on it.
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => fs.remove(&path).and_then(|()| fs.create_new(&path)),
@@ -145,12 +149,21 @@ fn draft(fs: &dyn FileSystem, damaged: &Path, run: usize) -> io::Result<Draft> {
     Ok(Draft { file: file?, path })
 }
 
-fn name_drafts(fs: &dyn FileSystem, damaged: &Path, survey: &Survey, drafts: &mut [Option<Draft>]) -> io::Result<()> {
-    for (run, draft) in survey.runs.iter().zip(drafts) {
-        if let Some(Draft { path, .. }) = draft {
-            rename_surely(fs, path, &final_path(damaged, run.first))?;
-            *draft = None;
+fn name_drafts(names: &Names, damaged: &Path, survey: &Survey, drafts: &mut [Option<Draft>]) -> io::Result<()> {
+    let fs = &**names.fs();
+    for (number, (run, draft)) in survey.runs.iter().zip(drafts).enumerate() {
+        let path = final_path(damaged, run.first);
+        match draft {
+            Some(draft) => rename_surely(fs, &draft.path, &path)?,
+            // Named by an earlier try, whose sync may have failed: then no later one brings that name to the disk.
+            None if names.have_failed() => {
+                let copy = copy_path(damaged, number);
+                rename_surely(fs, &path, &copy)?;
+                rename_surely(fs, &copy, &path)?;
+            }
+            None => {}
         }
+        *draft = None;
     }
     Ok(())
 }
@@ -184,5 +197,22 @@ mod tests {
             refused += memory.tally().faults().find(|(fault, _)| *fault == Fault::OpenError).map_or(0, |(_, n)| n);
         }
         assert!(refused > 100, "{refused}");
+    }
+
+    #[test]
+    fn a_copy_whose_name_a_failed_sync_has_left_in_memory_is_named_anew() {
+        let memory = MemoryFs::new();
+        let fs: Arc<dyn FileSystem> = Arc::new(memory.clone());
+        fs.create_dir_all(Path::new("d")).expect("in memory");
+        let names = Names::new(fs.clone(), "d".into());
+        let damaged = Path::new("d").join(format!("{}.active{DAMAGED}", Id(1)));
+        let mut bytes = Vec::new();
+        stored::write(&mut bytes, Id(1), b"text");
+        fs.create_new(&damaged).and_then(|file| file.append(&bytes)).expect("in memory");
+        memory.fail_nth(crate::world::fs::memory::Op::SyncDir, 1, io::ErrorKind::Other);
+        assert!(copy_whole(&names, &damaged).is_err(), "the copy has its name, but not on the disk");
+        copy_whole(&names, &damaged).expect("nothing fails any more");
+        let left = memory.harshest_image();
+        assert!(left.open(&final_path(&damaged, Id(1))).is_ok(), "{:?}", left.list(Path::new("d")));
     }
 }

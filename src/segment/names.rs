@@ -36,6 +36,11 @@ impl Names {
         Since(self.failures.load(Ordering::SeqCst))
     }
 
+    /// Whether any sync has failed since the start: a name that was given before may have to be given anew.
+    pub fn have_failed(&self) -> bool {
+        self.since() != Since(0)
+    }
+
     /// Where the names are given.
     pub fn fs(&self) -> &Arc<dyn FileSystem> {
         &self.fs
