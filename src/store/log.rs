@@ -248,11 +248,18 @@ impl StoreLog {
         }
         let (from, since) = (segment.path(), self.names.since());
         let Copied { records, mut segments, before } = copy_out(&self.fs, &self.dir, &*file, Some(&from))?;
-        self.names.sync(since)?;
         // What an earlier try has copied and could not publish.
         let live: BTreeSet<PathBuf> = self.catalogue.live().iter().map(|segment| segment.path()).collect();
-        let unpublished = before.into_iter().filter(|(path, _)| !live.contains(path));
-        segments.extend(unpublished.map(|(path, run)| Arc::new(Segment::new(self.fs.clone(), path, run))));
+        for (path, run) in before.into_iter().filter(|(path, _)| !live.contains(path)) {
+            let copy = Segment::new(self.fs.clone(), path, run);
+            if self.names.have_failed() {
+                // That try's sync may have left its name in memory, where no later one brings it to the disk: it is given anew.
+                writer::rename_free(&copy, State::Active)?;
+                writer::rename_free(&copy, State::Flushed)?;
+            }
+            segments.push(Arc::new(copy));
+        }
+        self.names.sync(since)?;
         self.catalogue.replace(std::slice::from_ref(segment), segments);
         let to = segment.set_aside()?;
         self.corrupt.inc();

@@ -243,3 +243,28 @@ fn the_gauges_count_segments_by_state() {
 
 #[path = "wrong_tests.rs"]
 mod wrong;
+
+#[test]
+fn what_is_copied_out_of_a_damaged_segment_after_a_failed_sync_outlives_a_power_cut() {
+    let fs = MemoryFs::new();
+    let mut content = body(1..50, "some text");
+    put(&open(&fs), &content).expect("room");
+    let name = names(&fs).remove(0);
+    let path = Path::new(DIR).join(&name);
+    fs.recover();
+    // A byte of an id in the middle goes wrong.
+    fs.remove(&path).expect("there");
+    let middle = content.len() / 2;
+    let start = content[..middle].iter().rposition(|byte| *byte == b'\n').expect("a record before it") + 1;
+    content[start + 3] = b'!';
+    let file = fs.create_new(&path).expect("free");
+    file.append(&content).and_then(|()| file.sync_data()).and_then(|()| fs.sync_dir(Path::new(DIR))).expect("room");
+    let log = open(&fs);
+    let segment = log.snapshot(Id(0), Id::MAX).remove(0);
+    fs.fail_nth(Op::SyncDir, 1, io::ErrorKind::Other);
+    assert!(log.set_aside(&segment).is_err(), "the copy has its name, but not on the disk");
+    log.set_aside(&segment).expect("nothing fails any more");
+    fs.sync_dir(Path::new(DIR)).expect("as the next one who gives a name does");
+    let left = names(&fs.harshest_image());
+    assert!(left.iter().any(|name| name.ends_with(".flushed")), "{left:?}");
+}
