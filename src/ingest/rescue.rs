@@ -175,18 +175,22 @@ mod tests {
     use crate::world::entropy::Dice;
     use crate::world::fs::memory::{Fault, MemoryFs, Misbehaviour};
 
+    /// A damaged file of so many records, which are whole.
+    fn damaged_with(records: u128) -> (MemoryFs, Names, PathBuf) {
+        let (memory, dir) = (MemoryFs::new(), Path::new("d"));
+        memory.create_dir_all(dir).expect("in memory");
+        let damaged = dir.join(format!("{}.active{DAMAGED}", Id(1)));
+        let mut bytes = Vec::new();
+        (1..=records).for_each(|id| stored::write(&mut bytes, Id(id), b"text"));
+        memory.create_new(&damaged).and_then(|file| file.append(&bytes)).expect("in memory");
+        (memory.clone(), Names::new(Arc::new(memory), dir.into()), damaged)
+    }
+
     #[test]
     fn no_record_is_left_out_because_descriptors_ran_out_meanwhile() {
         let mut refused = 0;
         for seed in 0..200 {
-            let memory = MemoryFs::new();
-            let fs: Arc<dyn FileSystem> = Arc::new(memory.clone());
-            fs.create_dir_all(Path::new("d")).expect("in memory");
-            let names = Names::new(fs.clone(), "d".into());
-            let damaged = Path::new("d").join(format!("{}.active{DAMAGED}", Id(1)));
-            let mut bytes = Vec::new();
-            (1..=3).for_each(|id| stored::write(&mut bytes, Id(id), b"text"));
-            fs.create_new(&damaged).and_then(|file| file.append(&bytes)).expect("in memory");
+            let (memory, names, damaged) = damaged_with(3);
             let mut how = Misbehaviour { open_error: 4, ..Misbehaviour::none(Dice::new(seed)) };
             // And what could not be removed after one try is not in the way of the next.
             (how.write_error, how.remove_error) = (4, 2);
@@ -201,14 +205,7 @@ mod tests {
 
     #[test]
     fn a_copy_whose_name_a_failed_sync_has_left_in_memory_is_named_anew() {
-        let memory = MemoryFs::new();
-        let fs: Arc<dyn FileSystem> = Arc::new(memory.clone());
-        fs.create_dir_all(Path::new("d")).expect("in memory");
-        let names = Names::new(fs.clone(), "d".into());
-        let damaged = Path::new("d").join(format!("{}.active{DAMAGED}", Id(1)));
-        let mut bytes = Vec::new();
-        stored::write(&mut bytes, Id(1), b"text");
-        fs.create_new(&damaged).and_then(|file| file.append(&bytes)).expect("in memory");
+        let (memory, names, damaged) = damaged_with(1);
         memory.fail_nth(crate::world::fs::memory::Op::SyncDir, 1, io::ErrorKind::Other);
         assert!(copy_whole(&names, &damaged).is_err(), "the copy has its name, but not on the disk");
         copy_whole(&names, &damaged).expect("nothing fails any more");

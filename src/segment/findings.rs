@@ -3,6 +3,7 @@
 use super::handle::{DAMAGED, set_aside};
 use crate::ops::metrics::Counter;
 use crate::world::fs::FileSystem;
+use crate::world::fs::real::LOCK_NAME;
 use std::fmt::Display;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -55,6 +56,20 @@ impl Findings {
             }
             Err(e) => self.cannot(path, why, e),
         }
+    }
+
+    /// Sets aside what is no plain file and has a name of ours; what has not is left alone. Gives whether it was set aside.
+    pub fn no_file(&mut self, fs: &dyn FileSystem, path: &Path, is_ours: bool) -> io::Result<bool> {
+        if !is_ours {
+            log::info!("{} is no plain file, and its name is none of ours: it is left alone", path.display());
+            return Ok(false);
+        }
+        let is_aside = path.extension().is_some_and(|extension| extension == "corrupt");
+        if is_aside || path.file_name().is_some_and(|name| name == LOCK_NAME) {
+            return Ok(false);
+        }
+        self.set_aside(fs, path, "it is no plain file", "what is in it is not looked at")?;
+        Ok(true)
     }
 
     /// Sets a damaged file aside of which `records` go on, in files of their own.

@@ -166,16 +166,10 @@ impl Recovery<'_> {
     }
 
     fn take_what_is_no_file(&mut self, kind: Kind, path: &Path) -> io::Result<()> {
-        let is_aside = path.extension().is_some_and(|extension| extension == "corrupt");
-        if matches!(kind, Kind::Strange | Kind::NotUtf8) {
-            log::info!("{} is no plain file, and its name is none of ours: it is left alone", path.display());
-            return Ok(());
-        }
-        if is_aside || path.file_name().is_some_and(|name| name == LOCK_NAME) {
-            return Ok(());
-        }
-        self.findings.set_aside(&**self.fs, path, "it is no plain file", "what is in it is not looked at")?;
-        if let Kind::Identity(id) = kind {
+        let is_ours = !matches!(kind, Kind::Strange | Kind::NotUtf8);
+        if self.findings.no_file(&**self.fs, path, is_ours)?
+            && let Kind::Identity(id) = kind
+        {
             // The name is what counts: copies are counted by it.
             identity::write(&**self.fs, self.dir, STORE_EXTENSION, id.0)?;
             self.found.id.get_or_insert(id);
