@@ -13,22 +13,8 @@ use std::sync::Arc;
 pub struct Examined {
     /// The whole, ascending records at the front; `None` if there is not one.
     pub digest: Option<Digest>,
-    /// How long the file is.
-    pub size: Bytes,
     /// Why the rest was not taken; `None` if there is no rest.
     pub fault: Option<NotStored>,
-}
-
-impl Examined {
-    /// The bytes that are sound.
-    pub fn sound(&self) -> Bytes {
-        self.digest.map_or(Bytes(0), |digest| digest.len)
-    }
-
-    /// Whether the only fault is a last record without its LF: what a crash leaves, and no reason for alarm.
-    pub fn is_torn_only(&self) -> bool {
-        matches!(self.fault, Some(NotStored::Torn { .. }))
-    }
 }
 
 /// Reads a file to its end and says what of it is whole.
@@ -38,17 +24,17 @@ pub fn examine(file: &Arc<dyn File>) -> io::Result<Examined> {
     let (mut checker, mut block) = (Checker::default(), Vec::new());
     loop {
         match reader.next_block(&mut block) {
-            Ok(false) => return Ok(Examined { digest: checker.digest(), size, fault: None }),
+            Ok(false) => return Ok(Examined { digest: checker.digest(), fault: None }),
             Ok(true) => {}
             Err(e) if e.kind() == io::ErrorKind::InvalidData => {
                 let fault = Some(NotStored::BadId { at: checker.len() });
-                return Ok(Examined { digest: checker.digest(), size, fault });
+                return Ok(Examined { digest: checker.digest(), fault });
             }
             Err(e) => return Err(e),
         }
         if let Err(fault) = checker.take(&block) {
             take_one_by_one(&mut checker, &block);
-            return Ok(Examined { digest: checker.digest(), size, fault: Some(fault) });
+            return Ok(Examined { digest: checker.digest(), fault: Some(fault) });
         }
     }
 }
