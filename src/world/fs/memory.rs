@@ -80,23 +80,8 @@ impl MemoryFs {
 
     /// An empty one without a limit, whose files are as old as `clock` says.
     pub fn with_clock(clock: Arc<dyn Clock>) -> MemoryFs {
-        MemoryFs {
-            state: Arc::new(Mutex::new(State {
-                clock,
-                dirs: vec![Dir::default(), Dir::default()],
-                capacity: Bytes(u64::MAX),
-                used: 0,
-                operations: 0,
-                crash_at: None,
-                planned: Vec::new(),
-                misbehaviour: None,
-                watch: None,
-                pictures: Vec::new(),
-                tally: Tally::default(),
-                locks: Vec::new(),
-                life: 0,
-            })),
-        }
+        let dirs = vec![Dir::default(), Dir::default()];
+        MemoryFs { state: Arc::new(Mutex::new(State::new(clock, Bytes(u64::MAX), dirs, 0))) }
     }
 
     /// Sets the size of the medium. Beyond it writes are short and end in [`io::ErrorKind::StorageFull`]. Names are

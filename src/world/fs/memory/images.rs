@@ -4,6 +4,8 @@ use super::directory::{Dir, Entries, Name, Node};
 use super::faults::{Op, Tally};
 use super::inode::FileNode;
 use super::{ABSOLUTE, MemoryFs, RELATIVE, State};
+use crate::unit::Bytes;
+use crate::world::clock::Clock;
 use crate::world::crew::lock;
 use crate::world::entropy::Dice;
 use std::path::{Path, PathBuf};
@@ -82,12 +84,12 @@ impl MemoryFs {
 }
 
 impl State {
-    /// Another disk of the same kind that holds these directories.
-    fn with(&self, dirs: Vec<Dir>, used: u64) -> State {
+    /// A disk that holds these directories, to which nothing has happened yet.
+    pub(super) fn new(clock: Arc<dyn Clock>, capacity: Bytes, dirs: Vec<Dir>, used: u64) -> State {
         State {
-            clock: self.clock.clone(),
+            clock,
             dirs,
-            capacity: self.capacity,
+            capacity,
             used,
             operations: 0,
             crash_at: None,
@@ -99,6 +101,11 @@ impl State {
             locks: Vec::new(),
             life: 0,
         }
+    }
+
+    /// Another disk of the same kind that holds these directories.
+    fn with(&self, dirs: Vec<Dir>, used: u64) -> State {
+        State::new(self.clock.clone(), self.capacity, dirs, used)
     }
 
     pub(super) fn survivor(&self, mut dice: Option<&mut Dice>) -> State {
