@@ -301,7 +301,13 @@ impl Ledger {
             }
             let is = |attempt: &Attempt| attempt.text == text;
             let may_be = |attempt: &Attempt| is_torn(&attempt.text, text);
-            let at = attempts.iter().position(is).or_else(|| attempts.iter().position(may_be));
+            // A refused batch that was tried again leaves attempts that cannot turn up any more. Short texts are alike: one
+            // that is not there yet explains what was found better than one that would then be there twice.
+            let is_new = |attempt: &Attempt| !self.by_number.contains_key(&(attempt.connection, attempt.number));
+            let at = (attempts.iter().position(|attempt| is(attempt) && is_new(attempt)))
+                .or_else(|| attempts.iter().position(is))
+                .or_else(|| attempts.iter().position(|attempt| may_be(attempt) && is_new(attempt)))
+                .or_else(|| attempts.iter().position(may_be));
             let Some(attempt) = at.map(|at| attempts.remove(at)) else { continue };
             seen.push(self.add(place, attempt.connection, attempt.number, text.to_vec(), id)?);
         }
