@@ -220,6 +220,7 @@ fn every_script_says_what_it_does() {
         "power-cut",
         "fuzz",
         "sim",
+        "bench",
     ] {
         for flag in ["-h", "--help"] {
             let out = script(name).arg(flag).output().unwrap();

@@ -1,0 +1,137 @@
+//! The front door: lines from the load client's first byte until every connection is closed.
+
+use crate::Outcome;
+use crate::bench::Bench;
+use crate::http::{end, producer};
+use crate::limits::syncs_per_second;
+use crate::process::{Role, cpu_s};
+use crate::spread::Spread;
+use crate::table::Row;
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+/// Nothing leaves the ingest tier while it is measured, and an end is not waited for.
+const ALONE: &[&str] = &["-ingest.drain-timeout=0s"];
+
+/// Which port lines are sent to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Port {
+    Fast,
+    Durable,
+}
+
+/// What one push has cost.
+struct Cost {
+    mb_per_s: f64,
+    cpu_per_gb: f64,
+    peak: f64,
+}
+
+/// The fast port against a receiver that writes to a file and does nothing else.
+pub fn fast(bench: &mut Bench, connections: usize) -> Outcome<()> {
+    let (mut pairs, mut cpu, mut limit_cpu, mut peaks) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..bench.options.runs() {
+        let limit = sink(bench, connections)?;
+        let ours = push(bench, Port::Fast, connections)?;
+        pairs.push((ours.mb_per_s, limit.mb_per_s));
+        cpu.push(ours.cpu_per_gb);
+        limit_cpu.push(limit.cpu_per_gb);
+        peaks.push(ours.peak);
+    }
+    let row = Row::pairs(&format!("ingest-{connections}"), "MB/s", "sink", &pairs);
+    bench.add(row.cpu(cpu).limit_cpu(limit_cpu).peak(peaks));
+    Ok(())
+}
+
+/// The durable port against the fast one.
+pub fn durable_many(bench: &mut Bench) -> Outcome<()> {
+    let (mut pairs, mut cpu, mut limit_cpu, mut peaks) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..bench.options.runs() {
+        let limit = push(bench, Port::Fast, 16)?;
+        let ours = push(bench, Port::Durable, 16)?;
+        pairs.push((ours.mb_per_s, limit.mb_per_s));
+        cpu.push(ours.cpu_per_gb);
+        limit_cpu.push(limit.cpu_per_gb);
+        peaks.push(ours.peak);
+    }
+    let row = Row::pairs("durable-16", "MB/s", "fast port", &pairs);
+    bench.add(row.cpu(cpu).limit_cpu(limit_cpu).peak(peaks));
+    Ok(())
+}
+
+fn sink(bench: &mut Bench, connections: usize) -> Outcome<Cost> {
+    let corpus = bench.corpus()?;
+    bench.place.remove("sink");
+    let (sink, address) = bench.tools.sink(&bench.place, &bench.place.path("sink"))?;
+    let pushed = bench.tools.push(&address, &corpus.path, connections)?;
+    let cpu_per_gb = cpu_s(sink.pid()) / corpus.gb();
+    drop(sink);
+    bench.place.remove("sink");
+    Ok(Cost { mb_per_s: corpus.mb() / pushed.closed_s, cpu_per_gb, peak: 0.0 })
+}
+
+fn push(bench: &mut Bench, port: Port, connections: usize) -> Outcome<Cost> {
+    let corpus = bench.corpus()?;
+    let node = bench.node(Role::Ingest, "ingest", ALONE)?;
+    let address = if port == Port::Fast { node.fast() } else { node.durable() };
+    let cpu = node.cpu_s();
+    let pushed = bench.tools.push(address, &corpus.path, connections)?;
+    let cost = Cost {
+        mb_per_s: corpus.mb() / pushed.closed_s,
+        cpu_per_gb: (node.cpu_s() - cpu) / corpus.gb(),
+        peak: node.peak(),
+    };
+    let taken = node.client().metrics()?.sum("oklog_ingest_writer_records_written_total", "");
+    if taken != corpus.lines as f64 {
+        return Err(format!("{} lines were sent and {taken} taken", corpus.lines).into());
+    }
+    drop(node);
+    bench.place.remove("ingest");
+    Ok(cost)
+}
+
+/// One line at a time. The server never writes on this port, so the one sign that a line is safe is the clean close after the
+/// half-close: a connection for each line. That is what is judged. Beside it, one connection that sends line after line without
+/// waiting, and how often the server then syncs.
+pub fn durable_lines(bench: &mut Bench) -> Outcome<()> {
+    let line = format!("{}\n", "x".repeat(172));
+    let span = Duration::from_secs(bench.options.seconds(10).min(2));
+    let node = bench.node(Role::Ingest, "ingest", ALONE)?;
+    let (mut pairs, mut loose) = (Vec::new(), Vec::new());
+    for _ in 0..bench.options.runs() {
+        // As long as the record is on disk, with its id.
+        let limit = syncs_per_second(node.dir(), line.len() + 27, span)?;
+        let (start, mut count) = (Instant::now(), 0u64);
+        while start.elapsed() < span {
+            let mut stream = producer(node.durable())?;
+            stream.write_all(line.as_bytes())?;
+            end(stream)?;
+            count += 1;
+        }
+        pairs.push((count as f64 / start.elapsed().as_secs_f64(), limit));
+        loose.push((syncs_of_one_connection(&node, line.as_bytes(), span)?, limit));
+    }
+    drop(node);
+    bench.place.remove("ingest");
+    let note = "a connection for each line, until its clean close";
+    bench.add(Row::pairs("durable-line", "lines/s", "fdatasync", &pairs).note(note));
+    let note = "syncs/s while one connection sends a line at a time and waits for nothing";
+    bench.add(Row::pairs("durable-syncs", "syncs/s", "fdatasync", &loose).note(note));
+    Ok(())
+}
+
+fn syncs_of_one_connection(node: &crate::process::Node, line: &[u8], span: Duration) -> Outcome<f64> {
+    let syncs = |client: &mut crate::http::Client| -> Outcome<f64> {
+        Ok(client.metrics()?.sum("oklog_ingest_writer_syncs_total", ""))
+    };
+    let (mut client, mut stream) = (node.client(), producer(node.durable())?);
+    let (start, before) = (Instant::now(), syncs(&mut client)?);
+    while start.elapsed() < span {
+        stream.write_all(line)?;
+        // Slower than it could be, so that what is measured is not the sending.
+        std::thread::sleep(Duration::from_micros(20));
+    }
+    let rate = (syncs(&mut client)? - before) / start.elapsed().as_secs_f64();
+    end(stream)?;
+    Ok(Spread::one(rate).median())
+}
