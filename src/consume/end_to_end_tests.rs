@@ -76,7 +76,7 @@ impl IngestLink for Fake {
         let Some((id, content)) = state.flushed.pop_first() else { return Ok(None) };
         let len = Bytes(content.len() as u64);
         state.pending.insert(id, content);
-        Ok(Some(Offer { id, len }))
+        Ok(Some(Offer { id, len, age: Duration::ZERO, is_last: false }))
     }
 
     fn read(&self, id: Id) -> Result<Reading, LinkError> {

@@ -272,7 +272,10 @@ impl World {
                 let back = if n == UNREACHABLE && now >= AWAY.end { AWAY.end + LONGEST_REST } else { 0 };
                 self.longest_in_queue = self.longest_in_queue.max(now.saturating_sub(segment.since.max(back)));
                 ingester.pending.insert(id, (segment, now + PENDING));
-                Event::Offered(Piece { from, offer: Offer { id, len: Bytes(segment.len) } })
+                Event::Offered(Piece {
+                    from,
+                    offer: Offer { id, len: Bytes(segment.len), age: Duration::ZERO, is_last: false },
+                })
             }
         };
         self.plan_in(reached, What::Answer(consumer, event));

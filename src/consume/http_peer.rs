@@ -90,10 +90,13 @@ impl IngestLink for HttpPeer {
             Err(e) => return Err(self.failure(doing, e)),
         };
         let len = answer.header(wire::LENGTH).and_then(wire::parse_decimal);
+        let age = answer.header(wire::AGE).and_then(wire::parse_decimal).map(Duration::from_millis);
+        let is_last = answer.header(wire::MORE) == Some("0");
         let said = answer.text(SENTENCE).map_err(|e| self.failure(doing, e))?;
         let id = Id::parse(said.trim().as_bytes()).ok_or_else(|| self.garbled(doing))?;
         // An ingester that does not tell the length: its segment counts as one of the usual size.
-        Ok(Some(Offer { id, len: Bytes(len.unwrap_or(16 << 20)) }))
+        let len = Bytes(len.unwrap_or(16 << 20));
+        Ok(Some(Offer { id, len, age: age.unwrap_or_default(), is_last }))
     }
 
     fn read(&self, id: Id) -> Result<Reading, LinkError> {

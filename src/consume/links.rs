@@ -6,14 +6,17 @@
 pub use super::clustered::Clustered;
 pub use super::http_peer::{Agents, HttpPeer};
 
+use super::machine::Peer;
 use crate::cluster::DataId;
 use crate::record::id::Id;
 use crate::store::log::StoreLog;
 use crate::store::replicate::{Receipt, ReplicateError};
 use crate::unit::Bytes;
+use crossbeam::channel::Sender;
 use std::fmt;
 use std::io::{self, Read};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A segment that an ingester has handed out: pending until commit, failed, set_aside, or the ingester's deadline.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -22,6 +25,10 @@ pub struct Offer {
     pub id: Id,
     /// Its length, so that a consumer knows when it has gathered enough.
     pub len: Bytes,
+    /// How old its first record is, by the clock of its ingester.
+    pub age: Duration,
+    /// Nothing else is left at its ingester, and nothing has been written there since: more need not be waited for.
+    pub is_last: bool,
 }
 
 /// The bytes of a segment, and what they must turn out to be.
@@ -41,6 +48,10 @@ pub trait IngestLink: Send + Sync {
 
     /// Takes the oldest flushed segment, which is pending from now on. `None`: there is none.
     fn next(&self) -> Result<Option<Offer>, LinkError>;
+
+    /// From now on puts its name into `bell` when there may be a segment to take, if it can tell without being asked. A bell that
+    /// is full already rings.
+    fn watch(&self, _bell: &Sender<Peer>) {}
 
     /// Opens a pending segment for reading from its start; may be done again.
     fn read(&self, id: Id) -> Result<Reading, LinkError>;

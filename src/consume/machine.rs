@@ -9,6 +9,12 @@
 //!             '-- nothing: WaitUntil        '-- no store left to try --> FailBack, WaitUntil
 //! ```
 //!
+//! A batch is copied when it is full; or when its oldest record is as old as [`Settings::target_age`], or its last piece is all
+//! that there was, once the ingesters that were asked have answered. So as not to make a file of every small segment, batches that
+//! are not full begin at least half of that age apart, and none waits longer than the whole of it from its first piece on: a
+//! record is on its way to the stores at most max(age at which it was closed, target age) + half the target age + one round of
+//! questions after it came in, and while one consumer takes all there is, without that half.
+//!
 //! Several ingesters are asked at once, in turn; one that does not answer holds up nobody but itself. One that has nothing is
 //! left alone for the delay, twice as long each time, up to [`LONGEST_WAIT`]. Who fails rests ([`super::rest`]): an ingester is
 //! not asked meanwhile, a store is sent to only where R others are not to be had. While fewer than R stores are awake nothing
@@ -60,7 +66,7 @@ pub struct Settings {
     pub replicas: usize,
     /// A batch of this size is copied.
     pub target_size: Bytes,
-    /// A batch whose first segment was taken so long ago is copied, however small it is.
+    /// A batch whose oldest record is so old is copied, however small it is.
     pub target_age: Duration,
     /// How long an ingester that has nothing is left alone at first; it doubles up to [`LONGEST_WAIT`]. At least 1 ms.
     pub delay: Duration,
@@ -128,6 +134,11 @@ pub enum Event {
         /// Which one.
         from: Peer,
     },
+    /// An ingester that was not asked says that it may have one.
+    Stirred {
+        /// Which one.
+        from: Peer,
+    },
     /// The batch was merged and sent.
     Copied {
         /// What was sent.
@@ -192,6 +203,8 @@ struct Ingester {
     name: Peer,
     /// It was asked and has not answered yet.
     asked: bool,
+    /// It has said meanwhile that it may have something.
+    stirred: bool,
     /// When it may be asked again.
     due: Monotonic,
     /// How long it was left alone last because it had nothing; zero if it had something.
@@ -202,7 +215,8 @@ struct Ingester {
 
 impl Ingester {
     fn new(name: Peer) -> Ingester {
-        Ingester { name, asked: false, due: Monotonic::default(), dry: Duration::ZERO, silent: Duration::ZERO }
+        let (dry, silent) = (Duration::ZERO, Duration::ZERO);
+        Ingester { name, asked: false, stirred: false, due: Monotonic::default(), dry, silent }
     }
 
     fn was_silent(&mut self, now: Monotonic) {
@@ -221,6 +235,10 @@ pub struct Consumer {
     batch: Vec<Piece>,
     /// When the first piece of the batch was taken.
     since: Monotonic,
+    /// When the oldest record of the batch is old enough, or at once where nothing is left to wait for.
+    ripe: Monotonic,
+    /// When the next batch that is not full may be copied.
+    spaced: Monotonic,
     renewed: Monotonic,
     /// When it looked around last.
     looked: Monotonic,
@@ -255,6 +273,8 @@ impl Consumer {
             stores: Vec::new(),
             batch: Vec::new(),
             since: Monotonic::default(),
+            ripe: Monotonic::default(),
+            spaced: Monotonic::default(),
             renewed: Monotonic::default(),
             looked: Monotonic::default(),
             look_at: Monotonic::default(),
@@ -281,6 +301,16 @@ impl Consumer {
                     ingester.dry = doubled(ingester.dry, delay, LONGEST_WAIT);
                     ingester.silent = Duration::ZERO;
                     ingester.due = now + ingester.dry;
+                    if std::mem::take(&mut ingester.stirred) {
+                        ingester.due = now;
+                    }
+                });
+                self.gather(now)
+            }
+            Event::Stirred { from } => {
+                self.change(&from, |ingester| {
+                    ingester.stirred = ingester.asked;
+                    (ingester.dry, ingester.due) = (Duration::ZERO, now);
                 });
                 self.gather(now)
             }
@@ -341,10 +371,14 @@ impl Consumer {
     fn take(&mut self, now: Monotonic, piece: Piece) -> Vec<Action> {
         self.answered(&piece.from, |ingester| {
             (ingester.dry, ingester.silent, ingester.due) = (Duration::ZERO, Duration::ZERO, now);
+            ingester.stirred = false;
         });
+        let Offer { age, is_last, .. } = piece.offer;
+        let ripe = if is_last { now } else { now + self.settings.target_age.saturating_sub(age) };
         if self.batch.is_empty() {
-            (self.since, self.renewed) = (now, now);
+            (self.since, self.renewed, self.ripe) = (now, now, ripe);
         }
+        self.ripe = self.ripe.min(ripe);
         self.batch.push(piece);
         self.gather(now)
     }
@@ -365,17 +399,19 @@ impl Consumer {
             actions.push(Action::WaitUntil(self.look_at));
             return actions;
         }
-        let age = now.since(self.since);
-        let size = self.size();
-        let full = size >= self.largest || self.batch.len() >= MOST_PIECES;
-        if !self.batch.is_empty() && (full || age >= self.settings.target_age) {
-            self.start_over();
-            return self.copy_elsewhere(now);
+        let full = self.size() >= self.largest || self.batch.len() >= MOST_PIECES;
+        let late = self.since + self.settings.target_age;
+        if !self.batch.is_empty() && (full || now >= late) {
+            return self.begin_copy(now, full);
         }
         let mut actions = Vec::new();
         let from = self.next_ingesters(now);
         if !from.is_empty() {
             actions.push(Action::Ask { from });
+        }
+        let ready = self.ripe.max(self.spaced);
+        if !self.batch.is_empty() && self.asked == 0 && now >= ready {
+            return self.begin_copy(now, false);
         }
         let mut until = self.next_look();
         if !self.batch.is_empty() {
@@ -383,10 +419,21 @@ impl Consumer {
                 self.renewed = now;
                 actions.push(Action::Renew(self.batch.clone()));
             }
-            until = until.min(self.since + self.settings.target_age);
+            until = until.min(late);
+            if self.asked == 0 {
+                until = until.min(ready);
+            }
         }
         actions.push(Action::WaitUntil(until));
         actions
+    }
+
+    fn begin_copy(&mut self, now: Monotonic, full: bool) -> Vec<Action> {
+        if !full {
+            self.spaced = now + self.settings.target_age / 2;
+        }
+        self.start_over();
+        self.copy_elsewhere(now)
     }
 
     fn next_ingesters(&mut self, now: Monotonic) -> Vec<Peer> {

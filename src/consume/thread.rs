@@ -14,7 +14,7 @@ use crate::ops::metrics::{self, Metrics};
 use crate::unit::{Bytes, Monotonic};
 use crate::world::clock::Clock;
 use crate::world::crew::{Crew, LARGE_STACK, Stop, each, lock};
-use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam::channel::{Receiver, Sender, bounded, select};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -26,6 +26,9 @@ pub const TOLD_AT_ONCE: usize = 16;
 /// How long the ingesters that were asked are waited for at the end, to give back what they hand out. What comes later goes
 /// back by its own deadline.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
+
+/// How many rings wait at most. One more is not heard: that ingester is asked when its time comes.
+const MOST_RINGING: usize = 16;
 
 /// How often a consumer that waits looks whether it is to stop.
 const STOP_TICK: Duration = Duration::from_millis(50);
@@ -81,6 +84,8 @@ struct Shell<'a> {
     couriers: Couriers,
     /// The answers of ingesters: at most one for each that was asked, so that no answer waits for room.
     answers: (Sender<Event>, Receiver<Event>),
+    /// The names of ingesters that may have something, though nobody asked.
+    bell: (Sender<Peer>, Receiver<Peer>),
     /// Answers that came in while a batch was copied.
     heard: Mutex<VecDeque<Event>>,
     /// How many of those that were asked have not been heard.
@@ -102,6 +107,7 @@ impl<'a> Shell<'a> {
             stores: BTreeMap::new(),
             couriers: Couriers::of(carrier.crew.clone()),
             answers: bounded(MOST_ASKED),
+            bell: bounded(MOST_RINGING),
             heard: Mutex::default(),
             asked: 0,
             until: Monotonic::default(),
@@ -125,21 +131,27 @@ impl<'a> Shell<'a> {
         }
     }
 
-    /// Waits for an answer, or the end.
+    /// Waits for an answer, or a ring, or the end.
     fn answer_until(&mut self, until: Monotonic) -> Option<Event> {
         let heard = lock(&self.heard).pop_front();
         let answer = heard.or_else(|| {
             loop {
                 let left = until.since(self.carrier.clock.now());
-                match self.answers.1.recv_timeout(left.min(STOP_TICK)) {
-                    Ok(answer) => return Some(answer),
-                    Err(RecvTimeoutError::Timeout) if left > STOP_TICK && !self.stop.is_raised() => {}
-                    // This side holds a sender: it is never disconnected.
-                    Err(_) => return None,
+                // This side holds the senders: neither is ever disconnected.
+                select! {
+                    recv(self.answers.1) -> answer => return answer.ok(),
+                    recv(self.bell.1) -> from => return from.ok().map(|from| Event::Stirred { from }),
+                    default(left.min(STOP_TICK)) => {
+                        if left <= STOP_TICK || self.stop.is_raised() {
+                            return None;
+                        }
+                    }
                 }
             }
         })?;
-        self.asked = self.asked.saturating_sub(1);
+        if !matches!(answer, Event::Stirred { .. }) {
+            self.asked = self.asked.saturating_sub(1);
+        }
         Some(answer)
     }
 
@@ -157,7 +169,14 @@ impl<'a> Shell<'a> {
     fn wake(&mut self) -> Event {
         let members = &self.carrier.members;
         self.looked = true;
-        self.ingesters = members.ingesters().into_iter().map(|link| (link.name().into(), link)).collect();
+        let ingesters: BTreeMap<Peer, Arc<dyn IngestLink>> =
+            members.ingesters().into_iter().map(|link| (link.name().into(), link)).collect();
+        for (name, link) in &ingesters {
+            if !self.ingesters.get(name).is_some_and(|known| Arc::ptr_eq(known, link)) {
+                link.watch(&self.bell.0);
+            }
+        }
+        self.ingesters = ingesters;
         self.stores = members.stores().into_iter().map(|link| (link.name().into(), link)).collect();
         Event::Woke {
             ingesters: self.ingesters.keys().cloned().collect(),

@@ -6,12 +6,15 @@ use super::queue::Verdict;
 use super::witness;
 use crate::cluster::DataId;
 use crate::consume::links::{IngestLink, LinkError, Offer, Reading};
+use crate::consume::machine::Peer;
 use crate::http::{Access, Lane, Reply, Request, Route, path};
 use crate::record::id::Id;
+use crate::segment::handle::Known;
 use crate::segment::reader::FileRange;
 use crate::segment::{Segment, wire};
 use crate::unit::Bytes;
 use crate::world::crew::lock;
+use crossbeam::channel::{Sender, TrySendError};
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
@@ -39,11 +42,14 @@ pub fn routes(log: &Arc<IngestLog>) -> Vec<Route> {
 }
 
 fn next(log: &IngestLog, _request: &mut Request, reply: Reply) -> io::Result<()> {
-    match log.next() {
-        Ok(Some(segment)) => {
-            let known = segment.digest();
-            let headers = [(wire::LENGTH, known.len.0.to_string())];
-            reply.send(200, &headers, known.first.to_string().as_bytes())
+    match log.offer() {
+        Ok(Some(offer)) => {
+            let headers = [
+                (wire::LENGTH, offer.len.0.to_string()),
+                (wire::AGE, offer.age.as_millis().to_string()),
+                (wire::MORE, u8::from(!offer.is_last).to_string()),
+            ];
+            reply.send(200, &headers, offer.id.to_string().as_bytes())
         }
         Ok(None) => reply.send(404, &[], b"no flushed segment\n"),
         Err(e) => reply.send(500, &[], format!("taking the oldest segment: {e}\n").as_bytes()),
@@ -131,6 +137,16 @@ impl IngestLog {
         [("active", active, active_bytes), ("flushed", flushed.0, flushed.1), ("pending", pending.0, pending.1)]
     }
 
+    /// Makes the oldest flushed segment pending, and says what a consumer is to know of it.
+    pub fn offer(&self) -> io::Result<Option<Offer>> {
+        let Some(segment) = self.next()? else { return Ok(None) };
+        let Known { first, len, .. } = *segment.digest();
+        let age = self.clock.unix_millis().since(first.millis());
+        let is_written = self.slots.iter().any(|slot| lock(&slot.writer).active.is_some());
+        let is_last = !is_written && lock(&self.queue).has_none_to_offer();
+        Ok(Some(Offer { id: first, len, age, is_last }))
+    }
+
     /// The oldest record that no store has taken over yet.
     pub fn oldest(&self) -> Option<Id> {
         self.snapshot(Id::MIN, Id::MAX).into_iter().map(|readable| readable.low).min()
@@ -169,8 +185,14 @@ impl IngestLink for LocalIngester {
     }
 
     fn next(&self) -> Result<Option<Offer>, LinkError> {
-        let next = self.log.next().map_err(self.broken("asking for a segment of"))?;
-        Ok(next.map(|segment| Offer { id: segment.digest().first, len: segment.digest().len }))
+        self.log.offer().map_err(self.broken("asking for a segment of"))
+    }
+
+    fn watch(&self, bell: &Sender<Peer>) {
+        let (bell, name) = (bell.clone(), Peer::from(self.name()));
+        // Full is as good: then it rings already.
+        let ring = move || !matches!(bell.try_send(name.clone()), Err(TrySendError::Disconnected(_)));
+        lock(&self.log.queue).bells.push(Box::new(ring));
     }
 
     fn read(&self, id: Id) -> Result<Reading, LinkError> {

@@ -1,6 +1,6 @@
 //! The thread behind the writers: closes what is old, syncs what is closed, offers it, removes what was committed.
 
-use super::log::{Closed, IngestLog, Reason};
+use super::log::{Closed, IngestLog, Limits, Reason};
 use super::rescue::{Rescued, copy_whole};
 use super::written::Written;
 use crate::ops::metrics as m;
@@ -47,15 +47,48 @@ pub fn run(log: &IngestLog, stop: &Stop) {
 pub struct Rounds {
     fast_sync: Monotonic,
     slow: Monotonic,
+    quiet: Quiet,
     /// Closed segments that could not be flushed.
     stuck: usize,
+}
+
+/// Whether nobody writes, and when that was last a reason to close segments, or their age.
+#[derive(Default)]
+struct Quiet {
+    /// Bytes ever appended, as of the last look, and since when there are no more.
+    appended: u64,
+    since: Monotonic,
+    /// When segments were closed that were not full, and how many bytes there were then.
+    closed: Option<(Monotonic, u64)>,
+}
+
+impl Quiet {
+    /// Notes what was appended so far. Gives whether nothing has come for [`TICK`].
+    fn look(&mut self, now: Monotonic, appended: u64) -> bool {
+        if appended != self.appended {
+            (self.appended, self.since) = (appended, now);
+        }
+        now.since(self.since) >= TICK
+    }
+
+    /// Whether segments may be closed before their time. Not sooner than their age after the last that were not full, or at least
+    /// four full ones: a host that says a word every second makes no more files than one that never stops.
+    fn is_due(&self, now: Monotonic, limits: &Limits) -> bool {
+        let Some((at, appended)) = self.closed else { return true };
+        let written = self.appended.saturating_sub(appended);
+        now.since(at) >= limits.flush_age || written >= limits.flush_size.0.saturating_mul(4)
+    }
+
+    fn was_closed(&mut self, now: Monotonic) {
+        self.closed = Some((now, self.appended));
+    }
 }
 
 impl IngestLog {
     /// One round of the flusher's duties. Public so that tests on a virtual clock can go round by round.
     pub fn round(&self, rounds: &mut Rounds) {
         let now = self.clock.now();
-        self.close_old(now);
+        self.close_old(now, rounds);
         rounds.stuck = self.flush_closed();
         self.remove_committed();
         if now.since(rounds.fast_sync) >= FAST_SYNC_EVERY {
@@ -69,14 +102,25 @@ impl IngestLog {
         self.room.look(now);
     }
 
-    fn close_old(&self, now: Monotonic) {
+    /// Closes the segments of all slots when one of them is old, so that a consumer finds them all and stores make one file of
+    /// them; or when nobody writes any more.
+    fn close_old(&self, now: Monotonic, rounds: &mut Rounds) {
+        let (mut appended, mut oldest) = (0u64, None);
         for slot in &self.slots {
-            let mut writer = lock(&slot.writer);
-            let old = writer.active.as_ref().is_some_and(|active| now.since(active.born) >= self.limits.flush_age);
-            if old {
-                self.close(&mut writer, Reason::Age);
-            }
+            let writer = lock(&slot.writer);
+            appended = appended.saturating_add(writer.appended);
+            let born = writer.active.as_ref().map(|active| active.born);
+            oldest = oldest.into_iter().chain(born).min();
         }
+        let quiet = rounds.quiet.look(now, appended);
+        let Some(oldest) = oldest else { return };
+        let reason = match now.since(oldest) >= self.limits.flush_age {
+            true => Reason::Age,
+            false if quiet && rounds.quiet.is_due(now, &self.limits) => Reason::Quiet,
+            false => return,
+        };
+        rounds.quiet.was_closed(now);
+        self.close_all(reason);
     }
 
     /// Syncs, renames and offers every closed segment; one sync of the directory serves them all. Gives how many are left.
@@ -104,6 +148,7 @@ impl IngestLog {
                 queue.flushed.extend(segments.into_iter().map(|segment| (segment.digest().first, segment)));
             }
         }
+        queue.ring();
         drop(queue);
         self.moved.notify_all();
         left
@@ -247,3 +292,7 @@ impl IngestLog {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "flusher_tests.rs"]
+mod tests;

@@ -142,6 +142,8 @@ pub enum Reason {
     Size,
     /// It was old.
     Age,
+    /// Nobody writes any more.
+    Quiet,
     /// The clock was set back.
     Clock,
     /// A write or sync failed.
@@ -155,6 +157,7 @@ impl Reason {
         match self {
             Reason::Size => "size",
             Reason::Age => "age",
+            Reason::Quiet => "quiet",
             Reason::Clock => "clock",
             Reason::Error => "error",
             Reason::Stop => "stop",

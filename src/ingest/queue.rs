@@ -39,8 +39,13 @@ pub struct Queue {
     /// Taken out of circulation, by id, and still to be read by queries: until what is whole of them is offered by itself, or
     /// the next start where all is whole and no consumer can merge it all the same, or where nothing could be recovered.
     pub aside: BTreeMap<Id, Arc<Segment>>,
+    /// Rung when something was flushed. One that gives `false` has nobody who listens any more.
+    pub bells: Vec<Bell>,
     committed: BTreeMap<Id, Monotonic>,
 }
+
+/// Tells a consumer of this process that it may ask. Must not block.
+pub type Bell = Box<dyn Fn() -> bool + Send>;
 
 /// The answer to a verb of a consumer on a segment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -76,6 +81,16 @@ impl Queue {
         let pending = Pending { segment: segment.clone(), read: false, deadline: now + timeout };
         self.pending.insert(id, pending);
         Some((id, segment))
+    }
+
+    /// Whether nothing is offered, or will be before something else is written.
+    pub fn has_none_to_offer(&self) -> bool {
+        self.closing.is_empty() && self.flushed.is_empty()
+    }
+
+    /// Tells consumers of this process that something was flushed.
+    pub fn ring(&mut self) {
+        self.bells.retain(|bell| bell());
     }
 
     /// Gives a pending segment to be read, and more time.

@@ -4,6 +4,8 @@
 //! X-Oklog-First    id of the first record       X-Oklog-Length   bytes, decimal
 //! X-Oklog-Last     id of the last record        X-Oklog-Crc32    CRC-32 (IEEE 802.3) of all bytes, 8 hex digits
 //! X-Oklog-Records  how many, decimal
+//! X-Oklog-Age      how old the first record is, in milliseconds, decimal
+//! X-Oklog-More     0 where a segment that is handed out is the last one, and nothing was written since
 //! ```
 
 use crate::record::id::Id;
@@ -18,6 +20,10 @@ pub const LAST: &str = "X-Oklog-Last";
 pub const RECORDS: &str = "X-Oklog-Records";
 /// Header: how many bytes.
 pub const LENGTH: &str = "X-Oklog-Length";
+/// Header: how old the first record is, in milliseconds.
+pub const AGE: &str = "X-Oklog-Age";
+/// Header: whether more is there than the segment that is handed out.
+pub const MORE: &str = "X-Oklog-More";
 /// Header: the checksum of all bytes.
 pub const CRC32: &str = "X-Oklog-Crc32";
 

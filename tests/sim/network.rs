@@ -286,12 +286,9 @@ impl Sim {
     }
 
     fn handle_next(&mut self, to: Place) -> Checked<Option<Reply>> {
-        let next = self.on_log(to, |log| log.next())?;
+        let next = self.on_log(to, |log| log.offer())?;
         Ok(next.map(|next| match next {
-            Ok(segment) => Reply::Offer(segment.map(|segment| {
-                let known = segment.digest();
-                Offer { id: known.first, len: known.len }
-            })),
+            Ok(offer) => Reply::Offer(offer),
             Err(_) => Reply::Refused,
         }))
     }

@@ -41,7 +41,7 @@ fn wait(until: u64) -> Vec<Action> {
 }
 
 fn piece(from: &str, id: u128, len: u64) -> Piece {
-    Piece { from: peer(from), offer: Offer { id: Id(id), len: Bytes(len) } }
+    Piece { from: peer(from), offer: Offer { id: Id(id), len: Bytes(len), age: Duration::ZERO, is_last: false } }
 }
 
 fn digest() -> Digest {
@@ -168,6 +168,69 @@ fn a_batch_is_copied_when_it_is_full_or_old_or_has_many_pieces() {
         actions = consumer.step(at(0), Event::Offered(piece("i", id, 1)));
     }
     assert!(matches!(&actions[..], [Action::Copy { pieces, .. }] if pieces.len() == MOST_PIECES));
+}
+
+/// A piece whose first record is so old; `is_last` where its ingester has nothing else.
+fn aged(from: &str, id: u128, age_ms: u64, is_last: bool) -> Piece {
+    let offer = Offer { id: Id(id), len: Bytes(10), age: Duration::from_millis(age_ms), is_last };
+    Piece { from: peer(from), offer }
+}
+
+#[test]
+fn a_batch_with_an_old_record_is_copied_when_those_that_were_asked_have_answered() {
+    let mut consumer = Consumer::new(settings(1));
+    consumer.step(at(0), woke(&["i", "j"], &["a"]));
+    let (one, two) = (aged("i", 1, 2500, false), aged("j", 2, 100, false));
+    assert_eq!(consumer.step(at(10), Event::Offered(one.clone()))[0], ask(&["i"], 0)[0]);
+    assert_eq!(consumer.step(at(10), Event::Offered(two.clone()))[0], ask(&["j"], 0)[0]);
+    assert_eq!(consumer.step(at(20), nothing("i")), wait(120));
+    assert_eq!(consumer.step(at(20), nothing("j")), wait(120), "it is 2.5 s old");
+    consumer.step(at(509), woke(&["i", "j"], &["a"]));
+    consumer.step(at(509), nothing("i"));
+    assert_eq!(consumer.step(at(509), nothing("j")), wait(510));
+    assert_eq!(consumer.step(at(510), woke(&["i", "j"], &["a"])), [copy(&[one, two], &["a"], 0)]);
+}
+
+#[test]
+fn what_is_all_there_is_waits_for_nothing_but_the_answers_of_others_and_not_for_those_that_hang() {
+    for hangs in [false, true] {
+        let mut consumer = Consumer::new(settings(1));
+        consumer.step(at(0), woke(&["i", "j"], &["a"]));
+        let last = aged("i", 1, 200, true);
+        assert_eq!(consumer.step(at(0), Event::Offered(last.clone()))[0], ask(&["i"], 0)[0]);
+        assert!(matches!(consumer.step(at(0), nothing("i"))[..], [Action::WaitUntil(_)]));
+        let now = if hangs { 3000 } else { 7 };
+        let event = if hangs { woke(&["i", "j"], &["a"]) } else { nothing("j") };
+        assert_eq!(consumer.step(at(now), event), [copy(&[last], &["a"], 0)]);
+    }
+}
+
+#[test]
+fn batches_that_are_not_full_are_half_the_target_age_apart() {
+    let mut consumer = Consumer::new(Settings { target_size: Bytes(1 << 20), ..settings(1) });
+    let mut times = Vec::new();
+    for now in (0..10_000).step_by(250) {
+        consumer.step(at(now), woke(&["i"], &["a"]));
+        consumer.step(at(now), Event::Offered(aged("i", now.into(), 3000, true)));
+        if let [Action::Copy { .. }] = consumer.step(at(now), nothing("i"))[..] {
+            times.push(now);
+            consumer.step(at(now), copied(vec![has("a", 1)]));
+        }
+    }
+    assert_eq!(times, [0, 1500, 3000, 4500, 6000, 7500, 9000]);
+}
+
+#[test]
+fn an_ingester_that_stirs_is_asked_at_once_also_where_its_last_answer_was_on_its_way() {
+    let stirred = || Event::Stirred { from: peer("i") };
+    let mut consumer = Consumer::new(settings(1));
+    consumer.step(at(0), woke(&["i"], &["a"]));
+    consumer.step(at(0), nothing("i"));
+    assert_eq!(consumer.step(at(20), stirred())[0], ask(&["i"], 0)[0]);
+    assert!(matches!(consumer.step(at(30), stirred())[..], [Action::WaitUntil(_)]), "it is asked already");
+    assert_eq!(consumer.step(at(40), nothing("i"))[0], ask(&["i"], 0)[0]);
+    assert_eq!(consumer.step(at(50), nothing("i")), wait(250), "as after any other answer");
+    assert!(matches!(consumer.step(at(50), Event::Stirred { from: peer("x") })[..], [Action::WaitUntil(_)]));
 }
 
 #[test]
