@@ -7,6 +7,7 @@ use oklog::http::{Access, Cancel, HttpServer, Lane, Limits, Reply, Request, Rout
 use oklog::ops::metrics::{API_PANICS, API_REFUSED, API_SECONDS, Metrics};
 use oklog::unit::Bytes;
 use oklog::world::crew::{Crew, Stop};
+use oklog::world::entropy::Dice;
 use oklog::world::socket;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -77,6 +78,7 @@ fn routes(bodies: Sender<Told>, cancelled: Sender<Duration>) -> Vec<Route> {
         route("/ignore", &["POST"], Lane::Upload, 8 << 20, |_, reply| reply.send(507, &[], b"no room\n")),
         route("/large", &["GET"], Lane::Query, 0, large),
         route("/large-part", &["GET"], Lane::Part, 0, large),
+        route("/pieces", &["GET"], Lane::Query, 0, pieces),
         route("/small", &["GET", "HEAD"], Lane::Query, 0, |_, reply| {
             let mut body = reply.stream(200, &[])?;
             body.write_all(b"hello ")?;
@@ -116,6 +118,21 @@ fn large(_: &mut Request, reply: Reply) -> io::Result<()> {
     let piece = vec![b'x'; 64 << 10];
     for _ in 0..1024 {
         body.write_all(&piece)?;
+    }
+    body.finish()
+}
+
+/// Pieces of any size, some of them flushed.
+fn pieces(request: &mut Request, reply: Reply) -> io::Result<()> {
+    let mut dice = Dice::new(request.param("seed").and_then(|seed| seed.parse().ok()).unwrap_or(0));
+    let mut body = reply.stream(200, &[])?;
+    for _ in 0..dice.below(12) {
+        let size = 1 << dice.below(20);
+        let letter = b'a' + dice.below(26) as u8;
+        body.write_all(&vec![letter; dice.below(size) as usize])?;
+        if dice.below(3) == 0 {
+            body.flush()?;
+        }
     }
     body.finish()
 }
@@ -361,6 +378,20 @@ fn http_1_0_gets_a_body_without_chunks_and_a_reset_if_it_breaks() {
     assert_eq!(broken.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
     let large = node.ask("GET /large HTTP/1.0\r\n\r\n").unwrap();
     assert_eq!(large.split_once("\r\n\r\n").unwrap().1.len(), 64 << 20);
+    node.is_well();
+}
+
+/// A response to HTTP/1.1 is written to the client's socket by its handler, one to HTTP/1.0 is carried by the gate.
+#[test]
+fn a_body_is_the_same_by_either_way() {
+    let node = node();
+    for seed in 0..40 {
+        let carried = node.ask(&format!("GET /pieces?seed={seed} HTTP/1.0\r\n\r\n")).unwrap();
+        let carried = carried.split_once("\r\n\r\n").unwrap().1.as_bytes();
+        let url = format!("http://{}/pieces?seed={seed}", node.address);
+        let written = client::get(&client::agent(client::Patience::NODE), &url).unwrap().bytes(64 << 20).unwrap();
+        assert!(written == carried, "replay with seed {seed}: {} and {} bytes", written.len(), carried.len());
+    }
     node.is_well();
 }
 

@@ -6,6 +6,7 @@
 //!
 //! Bounded by the gate's cap on connections.
 
+use super::outlet::Counter;
 use crate::world::clock::Clock;
 use crate::world::crew::{Stop, lock, wait_for};
 use std::collections::HashMap;
@@ -39,12 +40,13 @@ impl Cancel {
 }
 
 /// One connection, and the one request on it.
-#[derive(Debug)]
 pub(super) struct Exchange {
     /// Its number, which no other exchange of this server ever had.
     pub number: u64,
     /// Nobody waits for the answer.
     pub cancel: Cancel,
+    /// Where the handler finds the client's socket.
+    pub counter: Counter,
     whole: AtomicBool,
     taken: AtomicBool,
 }
@@ -67,16 +69,16 @@ impl Exchange {
 }
 
 /// All exchanges of one server.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Table {
     state: Mutex<TableState>,
     left: Condvar,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct TableState {
     last_number: u64,
-    /// With the public side of each. A handler holds the exchange, but never keeps the socket open.
+    /// With the public side of each. A handler holds the exchange, but that does not keep the socket open.
     open: HashMap<u64, (Arc<Exchange>, Arc<TcpStream>)>,
 }
 
@@ -88,6 +90,7 @@ impl Table {
         let exchange = Arc::new(Exchange {
             number: state.last_number,
             cancel: Cancel::default(),
+            counter: Counter::default(),
             whole: AtomicBool::new(false),
             taken: AtomicBool::new(false),
         });
@@ -123,7 +126,6 @@ impl Table {
 }
 
 /// An exchange as long as its connection lasts.
-#[derive(Debug)]
 pub(super) struct Entered {
     table: Arc<Table>,
     /// The exchange.
@@ -135,6 +137,8 @@ pub(super) struct Entered {
 impl Drop for Entered {
     fn drop(&mut self) {
         self.exchange.cancel.raise();
+        // Nobody will take up what was not taken up yet.
+        self.exchange.counter.take_back();
         lock(&self.table.state).open.remove(&self.exchange.number);
         self.table.left.notify_all();
     }

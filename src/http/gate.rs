@@ -277,11 +277,22 @@ impl Gate {
             // An error means a connection that has ended, which the first write tells.
             let _ = bear_pauses(public);
         }
-        let relay = Relay::new(public, inner, &entered.exchange, head, route.body_limit, &limits, &*self.clock);
+        let exchange = &entered.exchange;
+        // Where nothing but the response is to be written, and its framing shows whether it is whole.
+        if !head.has_body() && !head.is_http10 {
+            let cancel = exchange.cancel.clone();
+            exchange.counter.lend(entered.public.clone(), self.clock.clone(), limits.write, cancel);
+        }
+        let relay = Relay::new(public, inner, exchange, head, route.body_limit, &limits, &*self.clock);
         match relay.run(rest) {
             End::NotTaken => {
                 self.inner.replace(generation);
-                busy("the server did not get to this request")
+                // A handler may have come to it in this very moment.
+                if exchange.counter.take_back() || head.has_body() || head.is_http10 {
+                    busy("the server did not get to this request")
+                } else {
+                    End::Gone
+                }
             }
             end => end,
         }

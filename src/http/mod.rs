@@ -17,6 +17,7 @@ mod gate;
 mod head;
 mod inner;
 mod lanes;
+mod outlet;
 pub mod params;
 pub mod path;
 mod relay;

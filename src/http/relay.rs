@@ -6,22 +6,21 @@
 //! ```
 //!
 //! Either buffer holds one piece; the next is read when it is empty, so a slow side slows the other and nothing grows.
-//! Memory: [`PIECE`] to read into and as much for either buffer, 96 KiB. The final chunk inward is written only when all
+//! A response that its handler writes to the client's socket itself (see `outlet`) is not seen here: what is left to do is to
+//! watch for the client's hang-up. Memory: [`PIECE`] to read into and as much for either buffer, 96 KiB. The final chunk inward is written only when all
 //! before it was, and the exchange says "whole" just before: a handler never takes a part for the whole.
 
 use super::chunked::{self, Decoder};
 use super::exchange::Exchange;
 use super::gate::Limits;
 use super::head::{Framing, Head, Refusal};
+use super::outlet::PIECE;
 use crate::unit::{Bytes, Monotonic};
 use crate::world::clock::Clock;
 use crate::world::socket::{Interest, wait_two};
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
-
-/// How much is read at once, and held on the way.
-const PIECE: usize = 32 << 10;
 
 /// The largest head of a response that is rewritten for an HTTP/1.0 client. Ours are far smaller.
 const RESPONSE_HEAD: usize = 64 << 10;
@@ -252,7 +251,10 @@ impl<'a> Relay<'a> {
 
     /// The inside has nothing more to say.
     fn last_word(&self) -> End {
+        let counter = &self.exchange.counter;
         match &self.plain {
+            _ if counter.was_given_up() => End::Gone,
+            _ if counter.has_begun() => End::Relayed,
             _ if !self.answered => End::Refused(Refusal::new(502, "unanswered", "the request was not answered")),
             Some(plain) if !plain.is_whole() => End::Torn,
             _ => End::Relayed,

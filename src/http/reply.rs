@@ -1,21 +1,23 @@
 //! A request as its handler sees it, and the one reply it gives.
 //!
 //! The chunks of a response are framed here, not by tiny_http, whose encoder ends a body that broke as if it were whole.
+//! They go to the client's own socket where the gate has lent it (see `outlet`), and else the way the request came.
 //! A [`BodyWriter`] that is dropped without [`BodyWriter::finish`], by an error or a panic, leaves the body broken, and the
 //! gate cuts the connection.
 
 use super::chunked;
 use super::exchange::{Cancel, Exchange};
 use super::head::phrase;
+use super::outlet::Outlet;
 use super::params::{Params, encode_header};
 use crate::world::crew::lock;
 use std::fmt::Write as _;
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// The most that goes into one chunk.
-pub const MAX_CHUNK: usize = 64 << 10;
+/// How much is held back for a chunk, to be sent with what comes next. What is larger goes out as it is.
+pub const MAX_HELD: usize = 64 << 10;
 
 /// tiny_http's request, which holds both the body's reader and the reply's writer, until the reply begins.
 type Slot = Arc<Mutex<Option<tiny_http::Request>>>;
@@ -41,8 +43,9 @@ impl Request {
         let text = |header: &tiny_http::Header| (header.field.to_string(), header.value.to_string());
         let headers = inner.headers().iter().map(text).collect();
         let slot: Slot = Arc::new(Mutex::new(Some(inner)));
-        let body = Body { slot: slot.clone(), exchange };
-        (Request { method, path, params, headers, body }, Reply { slot, head_only: method == "HEAD", status })
+        let body = Body { slot: slot.clone(), exchange: exchange.clone() };
+        let reply = Reply { slot, exchange, head_only: method == "HEAD", status };
+        (Request { method, path, params, headers, body }, reply)
     }
 
     /// The method, one of its route's.
@@ -121,6 +124,7 @@ impl Read for Body {
 /// The right to answer, once. Dropped unused it answers 500.
 pub struct Reply {
     slot: Slot,
+    exchange: Arc<Exchange>,
     head_only: bool,
     status: Arc<AtomicU16>,
 }
@@ -147,12 +151,15 @@ impl Reply {
     fn begin(&mut self, status: u16, headers: &[(&str, String)], framing: Framing) -> io::Result<BodyWriter> {
         let Some(request) = lock(&self.slot).take() else { return Err(io::Error::other("a second reply")) };
         self.status.store(status, Ordering::Relaxed);
-        let mut writer = request.into_writer();
+        let inner = request.into_writer();
+        let out = match self.exchange.counter.take_up() {
+            Some(outlet) => Out::Lent { outlet, _inner: inner },
+            None => Out::Inner(inner),
+        };
         let bodiless = matches!(status, 100..=199 | 204 | 304);
-        writer.write_all(head(status, headers, (!bodiless).then_some(framing)).as_bytes())?;
+        let head = head(status, headers, (!bodiless).then_some(framing)).into_bytes();
         let framing = if self.head_only || bodiless { Framing::Swallowed } else { framing };
-        let piece = Vec::new();
-        Ok(BodyWriter { writer, framing, piece, broken: false })
+        Ok(BodyWriter { out, head, framing, held: Vec::new(), broken: false })
     }
 }
 
@@ -197,74 +204,93 @@ enum Framing {
     Swallowed,
 }
 
-/// Writes the body of a reply. Holds at most [`MAX_CHUNK`] back until [`Write::flush`], which sends all.
+/// Where a response goes.
+enum Out {
+    /// To the client.
+    Lent {
+        outlet: Outlet,
+        /// The gate holds the response to be over when this is dropped: so it comes behind the outlet.
+        _inner: Box<dyn Write + Send>,
+    },
+    /// The way the request came.
+    Inner(Box<dyn Write + Send>),
+}
+
+impl Out {
+    fn send(&mut self, parts: &mut [IoSlice<'_>]) -> io::Result<()> {
+        match self {
+            Out::Lent { outlet, .. } => outlet.write_all(parts),
+            Out::Inner(writer) => {
+                parts.iter().try_for_each(|part| writer.write_all(part))?;
+                writer.flush()
+            }
+        }
+    }
+}
+
+/// Writes the body of a reply. Holds the head and at most [`MAX_HELD`] back until [`Write::flush`], which sends all.
 pub struct BodyWriter {
-    writer: Box<dyn Write + Send>,
+    out: Out,
+    /// Until it is sent, with what comes first.
+    head: Vec<u8>,
     framing: Framing,
-    piece: Vec<u8>,
+    held: Vec<u8>,
     broken: bool,
 }
 
 impl BodyWriter {
     /// Ends the body. Without this the client sees a broken one. An error also if a body of known length is too short.
     pub fn finish(mut self) -> io::Result<()> {
-        self.send_piece()?;
-        match self.framing {
-            Framing::Sized(0) | Framing::Swallowed => {}
-            Framing::Chunked => self.writer.write_all(chunked::FINAL_CHUNK)?,
-            Framing::Sized(left) => {
-                return Err(io::Error::other(format!("the body is {left} bytes shorter than was announced")));
-            }
+        if let Framing::Sized(left @ 1..) = self.framing {
+            self.send(&[], b"")?;
+            return Err(io::Error::other(format!("the body is {left} bytes shorter than was announced")));
         }
-        self.writer.flush()
+        let end = if self.framing == Framing::Chunked { chunked::FINAL_CHUNK } else { b"" };
+        self.send(&[], end)
     }
 
-    fn send_piece(&mut self) -> io::Result<()> {
+    /// Sends the head, if that was not done, all that is held back and `more` as one chunk, and what comes behind it.
+    fn send(&mut self, more: &[u8], behind: &[u8]) -> io::Result<()> {
         if self.broken {
             return Err(io::Error::other("the body broke before"));
         }
-        if self.piece.is_empty() {
+        let length = self.held.len() + more.len();
+        let is_chunk = self.framing == Framing::Chunked && length > 0;
+        let (size, end) = if is_chunk { (format!("{length:x}\r\n"), "\r\n") } else { Default::default() };
+        let parts = [&self.head, size.as_bytes(), &self.held, more, end.as_bytes(), behind];
+        if parts.iter().all(|part| part.is_empty()) {
             return Ok(());
         }
         // Until it is known to be sent: nothing goes out behind a torn chunk.
         self.broken = true;
-        if self.framing == Framing::Chunked {
-            write!(self.writer, "{:x}\r\n", self.piece.len())?;
-            self.writer.write_all(&self.piece)?;
-            self.writer.write_all(b"\r\n")?;
-        } else {
-            self.writer.write_all(&self.piece)?;
-        }
-        self.piece.clear();
+        self.out.send(&mut parts.map(IoSlice::new))?;
         self.broken = false;
+        self.head.clear();
+        self.held.clear();
         Ok(())
     }
 }
 
 impl Write for BodyWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut here = bytes.len().min(MAX_CHUNK - self.piece.len());
         match &mut self.framing {
             Framing::Swallowed => return Ok(bytes.len()),
             Framing::Sized(left) => {
-                here = here.min(usize::try_from(*left).unwrap_or(usize::MAX));
-                if here == 0 && !bytes.is_empty() {
-                    return Err(io::Error::other("the body is longer than was announced"));
-                }
-                *left -= here as u64;
+                let after = left.checked_sub(bytes.len() as u64);
+                *left = after.ok_or_else(|| io::Error::other("the body is longer than was announced"))?;
             }
             Framing::Chunked => {}
         }
-        self.piece.extend_from_slice(bytes.get(..here).unwrap_or_default());
-        if self.piece.len() >= MAX_CHUNK {
-            self.send_piece()?;
+        if self.held.len() + bytes.len() < MAX_HELD {
+            self.held.extend_from_slice(bytes);
+        } else {
+            self.send(bytes, b"")?;
         }
-        Ok(here)
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.send_piece()?;
-        self.writer.flush()
+        self.send(&[], b"")
     }
 }
 
@@ -288,7 +314,8 @@ mod tests {
 
     fn sent(framing: Framing, act: impl FnOnce(BodyWriter)) -> Vec<u8> {
         let (sender, sent) = channel();
-        act(BodyWriter { writer: Box::new(Wire(sender)), framing, piece: Vec::new(), broken: false });
+        let out = Out::Inner(Box::new(Wire(sender)));
+        act(BodyWriter { out, head: Vec::new(), framing, held: Vec::new(), broken: false });
         sent.try_iter().flatten().collect()
     }
 
@@ -303,13 +330,15 @@ mod tests {
     }
 
     #[test]
-    fn a_flush_sends_what_is_there_and_chunks_have_a_limit() {
+    fn a_flush_sends_what_is_there_and_no_more_is_held_back_than_has_room() {
         let text = sent(Framing::Chunked, |mut body| {
             body.flush().unwrap();
-            body.write_all(&[b'x'; MAX_CHUNK + 1]).unwrap();
+            body.write_all(b"a").unwrap();
+            body.write_all(&[b'x'; MAX_HELD]).unwrap();
+            body.write_all(b"b").unwrap();
             body.finish().unwrap();
         });
-        let expected = [b"10000\r\n".as_slice(), &[b'x'; MAX_CHUNK], b"\r\n1\r\nx\r\n0\r\n\r\n"].concat();
+        let expected = [b"10001\r\na".as_slice(), &[b'x'; MAX_HELD], b"\r\n1\r\nb\r\n0\r\n\r\n"].concat();
         assert_eq!(text, expected);
     }
 

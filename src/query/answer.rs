@@ -216,12 +216,11 @@ fn is_gone(error: &io::Error) -> bool {
 
 /// At most `limit` records at the front of a block: their bytes, and how many they are.
 fn front(block: &[u8], limit: u64) -> (usize, u64) {
-    let mut records = 0;
-    for lf in memchr_iter(b'\n', block) {
-        records += 1;
-        if records == limit {
-            return (lf + 1, records);
-        }
+    // Counting alone is many times faster than looking at each.
+    let records = memchr_iter(b'\n', block).count() as u64;
+    if records <= limit {
+        return (block.len(), records);
     }
-    (block.len(), records)
+    let end = usize::try_from(limit.saturating_sub(1)).ok().and_then(|before| memchr_iter(b'\n', block).nth(before));
+    (end.map_or(0, |lf| lf + 1), limit)
 }

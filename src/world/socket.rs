@@ -95,6 +95,11 @@ pub fn wait_hung_up(descriptor: impl AsFd, span: Duration) -> io::Result<bool> {
     wait_for(descriptor, PollFlags::RDHUP, Some(span)).map(|ready| ready.hung_up)
 }
 
+/// Waits until a descriptor takes bytes or is broken, at most for `span`.
+pub fn wait_writable(descriptor: impl AsFd, span: Duration) -> io::Result<()> {
+    wait_for(descriptor, PollFlags::OUT, Some(span)).map(drop)
+}
+
 fn wait_for(descriptor: impl AsFd, events: PollFlags, span: Option<Duration>) -> io::Result<Readiness> {
     let mut fds = [PollFd::new(&descriptor, events)];
     let timeout = match span {
