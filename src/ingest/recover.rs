@@ -31,7 +31,8 @@ use crate::record::stored::Digest;
 use crate::segment::findings::{Findings, hint, name as name_of};
 use crate::segment::handle::{DAMAGED, Known, mark_damaged, rename_surely};
 use crate::segment::names::Names;
-use crate::segment::recover::look;
+use crate::segment::reader::BLOCK;
+use crate::segment::recover::{BATCH, look, look_at_all};
 use crate::segment::room::{self, Room, Tier};
 use crate::segment::sift::{Survey, survey, tells_of_the_file};
 use crate::segment::{Bounds, Segment, State, identity};
@@ -120,22 +121,24 @@ impl IngestLog {
         let Ground { fs, clock, entropy, metrics, live } = ground;
         fs.create_dir_all(dir).map_err(doing("making the directory", dir))?;
         let lock = fs.lock_dir(dir).map_err(doing("locking the directory", dir))?;
-        let entries = fs.list(dir).map_err(doing("reading the directory", dir))?;
+        let mut entries = fs.list(dir).map_err(doing("reading the directory", dir))?;
         identity::refuse_other(&entries, ID_EXTENSION, STORE_EXTENSION).map_err(doing("recovering", dir))?;
         let total = fs.space(dir).map_err(doing("asking for the room of", dir))?.total;
         let limits = Limits { flush_size: Tier::largest_segment(limits.flush_size, total), ..limits };
         let room = Room::open(&fs, dir, Tier::Ingest(limits.flush_size), &metrics);
         let room = room.map_err(doing("looking after the ballast in", dir))?;
-        let mut entries = fs.list(dir).map_err(doing("reading the directory", dir))?;
-        entries.sort();
-        let mut recovery = Recovery::new(&fs, dir, &metrics);
+        // What looked after the ballast has changed files of its own names alone, of which recovery asks no more than that.
         // Copies first: what they are copies of makes them anew.
-        let (copies, others): (Vec<&Entry>, Vec<&Entry>) =
-            entries.iter().partition(|entry| matches!(kind_of(entry), Kind::Copy(_)));
-        for entry in copies.into_iter().chain(others) {
-            let path = dir.join(&entry.name);
-            recovery.take(entry, &path).map_err(doing("recovering", &path))?;
+        entries.sort_by_cached_key(|entry| (!matches!(kind_of(entry), Kind::Copy(_)), entry.name.clone()));
+        let mut recovery = Recovery::new(&fs, dir, &metrics);
+        for batch in entries.chunks(BATCH) {
+            let looked = look_at_all(&*fs, batch, |entry| glance(&*fs, dir, entry));
+            for (entry, Looked { kind, survey }) in batch.iter().zip(looked) {
+                let path = dir.join(&entry.name);
+                recovery.take(entry, kind, survey, &path).map_err(doing("recovering", &path))?;
+            }
         }
+        drop(entries);
         fs.sync_dir(dir).map_err(doing("syncing the directory", dir))?;
         recovery.findings.sum_up();
         let Recovery { names, flushed, aside, marked, id, highest_mark, .. } = recovery;
@@ -214,6 +217,21 @@ fn kind_of(entry: &Entry) -> Kind {
     }
 }
 
+/// What a first look has shown: what a file's name says, and what a small segment holds.
+struct Looked {
+    kind: Kind,
+    survey: Option<io::Result<Survey>>,
+}
+
+/// Only small files are read here, several at once. Large ones come one after the other: a disk that turns would not be
+/// faster, but much slower.
+fn glance(fs: &dyn FileSystem, dir: &Path, entry: &Entry) -> Looked {
+    let kind = kind_of(entry);
+    let is_small = entry.is_file && entry.size.0 <= BLOCK as u64 && matches!(kind, Kind::Segment(..));
+    let survey = is_small.then(|| fs.open(&dir.join(&entry.name)).and_then(|file| look(&file)));
+    Looked { kind, survey }
+}
+
 /// What is to be done with a segment file.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
@@ -266,8 +284,7 @@ impl<'a> Recovery<'a> {
     }
 
     /// Brings one file in order. An error means that the directory cannot be worked with.
-    fn take(&mut self, entry: &Entry, path: &Path) -> io::Result<()> {
-        let kind = kind_of(entry);
+    fn take(&mut self, entry: &Entry, kind: Kind, survey: Option<io::Result<Survey>>, path: &Path) -> io::Result<()> {
         if let Kind::Mark(at) = kind {
             self.highest_mark = self.highest_mark.max(at);
         }
@@ -287,7 +304,7 @@ impl<'a> Recovery<'a> {
                 Ok(())
             }
             Kind::Mark(at) => self.take_mark(at, entry.size, path),
-            Kind::Segment(named, state) => self.take_segment(path, named, state),
+            Kind::Segment(named, state) => self.take_segment(path, survey, named, state),
             Kind::Damaged => self.rescue(path, "it was found damaged at an earlier start"),
             Kind::Copy(original) => self.take_copy(&original, path),
             Kind::NotUtf8 => {
@@ -340,10 +357,17 @@ impl<'a> Recovery<'a> {
         }
     }
 
-    fn take_segment(&mut self, path: &Path, named: Option<Id>, state: State) -> io::Result<()> {
+    /// `looked`: what the first look has found, if there was one.
+    fn take_segment(
+        &mut self,
+        path: &Path,
+        looked: Option<io::Result<Survey>>,
+        named: Option<Id>,
+        state: State,
+    ) -> io::Result<()> {
         // Once more after an error that may not come again: what is set aside answers no query.
-        let looked = self.fs.open(path).and_then(|file| look(&file));
-        let looked = looked.or_else(|_| self.fs.open(path).and_then(|file| look(&file)));
+        let again = || self.fs.open(path).and_then(|file| look(&file));
+        let looked = looked.unwrap_or_else(again).or_else(|_| again());
         let survey = match looked {
             Ok(survey) => survey,
             Err(e) if tells_of_the_file(&e) => {
@@ -353,7 +377,7 @@ impl<'a> Recovery<'a> {
             Err(e) => return Err(e),
         };
         match judge(&survey, state) {
-            Verdict::Sound(digest) => self.bring_in(path, named, digest, &survey),
+            Verdict::Sound(digest) => self.bring_in(path, (named, state), digest, &survey),
             Verdict::CutOff(digest) => {
                 let cut = survey.size.0 - digest.len.0;
                 log::info!(
@@ -365,7 +389,7 @@ impl<'a> Recovery<'a> {
                 );
                 let cut = self.fs.open_append(path).and_then(|file| file.truncate(digest.len));
                 match cut {
-                    Ok(()) => self.bring_in(path, named, digest, &survey),
+                    Ok(()) => self.bring_in(path, (named, state), digest, &survey),
                     Err(e) => self.stay(path, "cutting off its end", &survey, e),
                 }
             }
@@ -389,9 +413,17 @@ impl<'a> Recovery<'a> {
     }
 
     /// Offers a whole segment under the name of its first id.
-    fn bring_in(&mut self, path: &Path, named: Option<Id>, digest: Digest, survey: &Survey) -> io::Result<()> {
-        let synced = self.fs.open(path).and_then(|file| file.sync_data());
-        if let Err(e) = synced {
+    fn bring_in(
+        &mut self,
+        path: &Path,
+        (named, state): (Option<Id>, State),
+        digest: Digest,
+        survey: &Survey,
+    ) -> io::Result<()> {
+        // What has such a name was on stable storage before it was given it. Anything else may lie in memory alone.
+        let is_synced = named == Some(digest.first) && matches!(state, State::Flushed | State::Pending);
+        let sync = || self.fs.open(path).and_then(|file| file.sync_data());
+        if !is_synced && let Err(e) = sync() {
             // The file is suspect from now on (fsync(2)); what can be read of it goes to a new one.
             return self.rescue(path, &format!("it cannot be synced: {e}"));
         }

@@ -21,6 +21,8 @@ pub struct BlockReader<R> {
     input: R,
     held: Vec<u8>,
     longest: usize,
+    /// How much is read at a time, as long as no record is longer.
+    piece: usize,
     /// Whether whole records are given as soon as there are any.
     eager: bool,
     ended: bool,
@@ -32,12 +34,19 @@ pub const LONGEST_RECORD: usize = 65 << 20;
 impl<R: Read> BlockReader<R> {
     /// Reads `input` to its end.
     pub fn new(input: R) -> BlockReader<R> {
-        BlockReader { input, held: Vec::new(), longest: LONGEST_RECORD, eager: false, ended: false }
+        BlockReader { input, held: Vec::new(), longest: LONGEST_RECORD, piece: BLOCK, eager: false, ended: false }
+    }
+
+    /// The same for an input of at most `len` bytes: where that is little, so is what is read at a time.
+    pub fn sized(input: R, len: Bytes) -> BlockReader<R> {
+        // One byte more, so that the read that gives the last byte also meets the end.
+        let piece = usize::try_from(len.0.saturating_add(1)).unwrap_or(BLOCK).min(BLOCK);
+        BlockReader { piece, ..BlockReader::new(input) }
     }
 
     /// The same for an input that may pause for long: a block is what has come, as soon as it holds a whole record.
     pub fn eager(input: R) -> BlockReader<R> {
-        BlockReader { eager: true, ..BlockReader::new(input) }
+        BlockReader { piece: EAGER_BLOCK, eager: true, ..BlockReader::new(input) }
     }
 
     /// Replaces `block` with the next whole records; `false` at the end. A torn last record comes as a last block without
@@ -45,7 +54,7 @@ impl<R: Read> BlockReader<R> {
     pub fn next_block(&mut self, block: &mut Vec<u8>) -> io::Result<bool> {
         block.clear();
         std::mem::swap(block, &mut self.held);
-        let mut wanted = if self.eager { EAGER_BLOCK } else { BLOCK };
+        let mut wanted = self.piece;
         loop {
             if !self.ended {
                 self.fill(block, wanted)?;
@@ -134,7 +143,8 @@ impl Read for FileRange {
 impl Segment {
     /// Its records from front to back, held to its length. Opens the file.
     pub fn blocks(&self) -> io::Result<BlockReader<FileRange>> {
-        Ok(BlockReader::new(FileRange::new(self.open()?, Bytes(0), self.digest().len)))
+        let len = self.digest().len;
+        Ok(BlockReader::sized(FileRange::new(self.open()?, Bytes(0), len), len))
     }
 }
 

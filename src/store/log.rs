@@ -4,7 +4,7 @@
 //! their last reader. Segments come in through [`StoreLog::replicate`] and through compaction; queries take snapshots.
 
 use super::catalogue::Catalogue;
-use super::recover::{Copied, STORE_EXTENSION, copy_out, recover, refuse_other_tier};
+use super::recover::{Copied, STORE_EXTENSION, copy_out, list, recover};
 use super::replicate::StoreId;
 use super::writer::{self, Sealed, Writer};
 use crate::ops::metrics::{self, Counter, Histogram, Metrics};
@@ -91,10 +91,12 @@ impl StoreLog {
         fs.create_dir_all(&dir).map_err(StoreError::io("making", &dir))?;
         let lock = fs.lock_dir(&dir).map_err(StoreError::io("locking", &dir))?;
         let corrupt = metrics.counter(metrics::CORRUPT, &["store"]);
-        refuse_other_tier(&*fs, &dir)?;
+        let entries = list(&*fs, &dir)?;
         let room = Room::open(&fs, &dir, Tier::Store, &metrics)
             .map_err(StoreError::io("looking after the ballast in", &dir))?;
-        let found = recover(&fs, &dir, &corrupt)?;
+        // What looks after the ballast changes files of its own names alone, of which recovery asks no more than that.
+        let found = recover(&fs, &dir, &entries, &corrupt)?;
+        drop(entries);
         let id = match found.id {
             Some(id) => id,
             None => {

@@ -32,7 +32,7 @@ use crate::record::stored::{self, Digest};
 use crate::segment::findings::Findings;
 use crate::segment::handle::Known;
 use crate::segment::reader::LONGEST_RECORD;
-use crate::segment::recover::{examine, look};
+use crate::segment::recover::{BATCH, examine, look, look_at_all};
 use crate::segment::sift::{Survey, sift, survey, tells_of_the_file};
 use crate::segment::{Bounds, Segment, State, identity, name, room};
 use crate::unit::Bytes;
@@ -59,21 +59,32 @@ pub struct Found {
     pub trash: Vec<Trashed>,
 }
 
-/// Refuses the directory of an ingest tier, before anything in it is changed.
-pub(super) fn refuse_other_tier(fs: &dyn FileSystem, dir: &Path) -> Result<(), StoreError> {
-    let entries = fs.list(dir).map_err(StoreError::io("listing", dir))?;
-    identity::refuse_other(&entries, STORE_EXTENSION, INGEST_EXTENSION).map_err(StoreError::io("recovering", dir))
+/// What is in the directory, in order. Refuses that of an ingest tier, before anything in it is changed.
+pub(super) fn list(fs: &dyn FileSystem, dir: &Path) -> Result<Vec<Entry>, StoreError> {
+    let mut entries = fs.list(dir).map_err(StoreError::io("listing", dir))?;
+    identity::refuse_other(&entries, STORE_EXTENSION, INGEST_EXTENSION).map_err(StoreError::io("recovering", dir))?;
+    entries.sort_unstable();
+    Ok(entries)
 }
 
-/// Brings `dir` into order. The caller holds its lock. `corrupt` counts what was wrong.
-pub fn recover(fs: &Arc<dyn FileSystem>, dir: &Path, corrupt: &Counter) -> Result<Found, StoreError> {
-    let mut entries = fs.list(dir).map_err(StoreError::io("listing", dir))?;
-    entries.sort();
+/// Brings `dir` into order, which holds these `entries`. The caller holds its lock. `corrupt` counts what was wrong.
+///
+/// The ends of many files are read before the first of them is touched, several at once; what is done with each of them comes
+/// in the order of their names.
+pub(super) fn recover(
+    fs: &Arc<dyn FileSystem>,
+    dir: &Path,
+    entries: &[Entry],
+    corrupt: &Counter,
+) -> Result<Found, StoreError> {
     let findings = Findings::new(dir, corrupt.clone());
     let mut recovery = Recovery { fs, dir, findings, found: Found::default() };
-    for entry in &entries {
-        let path = dir.join(&entry.name);
-        recovery.take(entry, path.clone()).map_err(StoreError::io("recovering", &path))?;
+    for batch in entries.chunks(BATCH) {
+        let looked = look_at_all(&**fs, batch, |entry| glance(&**fs, dir, entry));
+        for (entry, Looked { kind, ends }) in batch.iter().zip(looked) {
+            let path = dir.join(&entry.name);
+            recovery.take(entry, kind, ends, &path).map_err(StoreError::io("recovering", &path))?;
+        }
     }
     // A rename that another process made, and did not live to sync, is what answers rest on from now on.
     fs.sync_dir(dir).map_err(StoreError::io("syncing", dir))?;
@@ -121,6 +132,23 @@ fn kind_of(file_name: &str) -> Kind {
     }
 }
 
+/// What a first look has shown: what a file's name says, and its ends where that says that they are there.
+struct Looked {
+    kind: Kind,
+    ends: io::Result<Option<(Id, Id)>>,
+}
+
+fn glance(fs: &dyn FileSystem, dir: &Path, entry: &Entry) -> Looked {
+    let kind = kind_of(&entry.name);
+    let ends = match kind {
+        Kind::Segment(Some(_), _) if entry.is_file => {
+            fs.open(&dir.join(&entry.name)).and_then(|file| ends(&*file, entry.size))
+        }
+        _ => Ok(None),
+    };
+    Looked { kind, ends }
+}
+
 struct Recovery<'a> {
     fs: &'a Arc<dyn FileSystem>,
     dir: &'a Path,
@@ -130,10 +158,9 @@ struct Recovery<'a> {
 
 impl Recovery<'_> {
     /// Brings one file in order. An error means that the directory cannot be worked with.
-    fn take(&mut self, entry: &Entry, path: PathBuf) -> io::Result<()> {
-        let kind = kind_of(&entry.name);
+    fn take(&mut self, entry: &Entry, kind: Kind, ends: io::Result<Option<(Id, Id)>>, path: &Path) -> io::Result<()> {
         if !entry.is_file {
-            return self.take_what_is_no_file(kind, &path);
+            return self.take_what_is_no_file(kind, path);
         }
         match kind {
             Kind::Ours => Ok(()),
@@ -144,23 +171,23 @@ impl Recovery<'_> {
                 }
                 Ok(())
             }
-            Kind::Unfinished => match self.fs.remove(&path) {
+            Kind::Unfinished => match self.fs.remove(path) {
                 Ok(()) => Ok(()),
-                Err(e) => self.findings.cannot(&path, "removing what was never acknowledged", e),
+                Err(e) => self.findings.cannot(path, "removing what was never acknowledged", e),
             },
             Kind::Trashed(first, last) => {
-                let segment = self.segment(path, first, last, entry.size);
+                let segment = self.segment(path.to_path_buf(), first, last, entry.size);
                 self.found.trash.push(Trashed { segment, since: entry.modified });
                 Ok(())
             }
-            Kind::Segment(named, state) => self.take_segment(&path, entry.size, named, state),
+            Kind::Segment(named, state) => self.take_segment(path, entry.size, ends, named, state),
             Kind::NotUtf8 => {
                 log::warn!("{}: its name is not UTF-8: it is left alone; move it away", path.display());
                 Ok(())
             }
             Kind::Strange => {
                 let then = "perhaps it is of another version of oklog, which can take it under its old name";
-                self.findings.set_aside(&**self.fs, &path, "its name is none of ours", then)
+                self.findings.set_aside(&**self.fs, path, "its name is none of ours", then)
             }
         }
     }
@@ -182,11 +209,19 @@ impl Recovery<'_> {
         Arc::new(Segment::new(self.fs.clone(), path, known))
     }
 
-    fn take_segment(&mut self, path: &Path, len: Bytes, named: Option<(Id, Id)>, state: State) -> io::Result<()> {
+    /// `found`: its ends at the first look.
+    fn take_segment(
+        &mut self,
+        path: &Path,
+        len: Bytes,
+        found: io::Result<Option<(Id, Id)>>,
+        named: Option<(Id, Id)>,
+        state: State,
+    ) -> io::Result<()> {
         // Each once more after an error that may not come again: what is set aside answers no query.
         if let Some((first, last)) = named {
-            let read = || self.fs.open(path).and_then(|file| ends(&*file, len));
-            if read().or_else(|_| read()).is_ok_and(|ends| ends == named) {
+            let found = found.or_else(|_| self.fs.open(path).and_then(|file| ends(&*file, len)));
+            if found.is_ok_and(|ends| ends == named) {
                 let segment = self.segment(path.to_path_buf(), first, last, len);
                 return self.make_live(segment, state);
             }
@@ -315,10 +350,17 @@ const TAIL: usize = 4 << 10;
 
 /// The first and last id of a file of `len` bytes, read at its two ends alone. `None`: they are not to be found.
 fn ends(file: &dyn File, len: Bytes) -> io::Result<Option<(Id, Id)>> {
-    let mut head = [0; ID_LEN + 1];
-    let got = read_full_at(file, &mut head, Bytes(0))?;
-    let Some(first) = head.get(..got).and_then(stored::id_at) else { return Ok(None) };
     let Ok(size) = usize::try_from(len.0) else { return Ok(None) };
+    let mut page = [0; TAIL];
+    // Of a short file that is all of it: one read for both ends.
+    let wanted = if size <= TAIL { size } else { ID_LEN + 1 };
+    let got = read_full_at(file, page.get_mut(..wanted).unwrap_or_default(), Bytes(0))?;
+    let head = page.get(..got).unwrap_or_default();
+    let Some(first) = stored::id_at(head) else { return Ok(None) };
+    if size <= TAIL {
+        let last = if got == size { stored::last(head) } else { None };
+        return Ok(last.and_then(|last| last.id()).map(|last| (first, last)));
+    }
     let mut wanted = TAIL;
     loop {
         let window = wanted.min(size);
@@ -337,3 +379,7 @@ fn ends(file: &dyn File, len: Bytes) -> io::Result<Option<(Id, Id)>> {
         wanted = wanted.saturating_mul(16);
     }
 }
+
+#[cfg(test)]
+#[path = "recover_tests.rs"]
+mod tests;

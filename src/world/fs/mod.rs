@@ -56,6 +56,12 @@ pub trait FileSystem: Send + Sync {
         true
     }
 
+    /// How many calls it is worth making at once, from as many threads of the caller: more than 1 where each of them may wait
+    /// for a medium. Where it is 1, calls come in the caller's order.
+    fn at_once(&self) -> usize {
+        1
+    }
+
     /// Creates a file of `size` zeroes whose blocks are the file's own from now on. On an error there is no file; where the file
     /// system cannot promise blocks that is [`io::ErrorKind::Unsupported`].
     fn reserve(&self, path: &Path, size: Bytes) -> io::Result<()>;
