@@ -19,7 +19,7 @@ pub struct Loaded {
     pub corpus: Corpus,
     /// How many times the size that was asked for.
     scale: u64,
-    /// The corpus in 16 files, so that `rg` uses all cores.
+    /// The corpus in 16 files, so that `rg` uses all cores; empty where there is no `rg`.
     pub pieces: PathBuf,
     /// The store's segments.
     pub segments: Vec<PathBuf>,
@@ -113,7 +113,9 @@ impl Bench {
         self.tools.push(node.fast(), &corpus.path, 4)?;
         consume::settle(&mut [node.client()], corpus.lines)?;
         let pieces = self.place.fresh("pieces")?;
-        corpus.cut(&pieces, 16)?;
+        if self.has_rg {
+            corpus.cut(&pieces, 16)?;
+        }
         let segments = node.files("store", &["flushed", "reading"]);
         let stored = segments.iter().filter_map(|path| Some(path.metadata().ok()?.len())).sum();
         self.loaded = Some(Loaded { node, corpus, scale, pieces, segments, stored });

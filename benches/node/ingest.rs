@@ -5,9 +5,11 @@ use crate::bench::Bench;
 use crate::http::{end, producer};
 use crate::limits::syncs_per_second;
 use crate::process::{Role, cpu_s};
-use crate::spread::Spread;
 use crate::table::Row;
-use std::io::Write;
+use std::fs::OpenOptions;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Nothing leaves the ingest tier while it is measured, and an end is not waited for.
@@ -91,33 +93,68 @@ fn push(bench: &mut Bench, port: Port, connections: usize) -> Outcome<Cost> {
 }
 
 /// One line at a time. The server never writes on this port, so the one sign that a line is safe is the clean close after the
-/// half-close: a connection for each line. That is what is judged. Beside it, one connection that sends line after line without
-/// waiting, and how often the server then syncs.
+/// half-close: a connection for each line. That is what is judged. Beside it, what a receiver reaches in the same way that
+/// does nothing but read, append, sync and close; and how often the server syncs while one connection sends line after line
+/// and waits for nothing.
 pub fn durable_lines(bench: &mut Bench) -> Outcome<()> {
     let line = format!("{}\n", "x".repeat(172));
     let span = Duration::from_secs(bench.options.seconds(10).min(2));
     let node = bench.node(Role::Ingest, "ingest", ALONE)?;
-    let (mut pairs, mut loose) = (Vec::new(), Vec::new());
+    let bare = bare_receiver(&node.dir().join("bare"))?;
+    let (mut pairs, mut bare_pairs, mut loose) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..bench.options.runs() {
         // As long as the record is on disk, with its id.
         let limit = syncs_per_second(node.dir(), line.len() + 27, span)?;
-        let (start, mut count) = (Instant::now(), 0u64);
-        while start.elapsed() < span {
-            let mut stream = producer(node.durable())?;
-            stream.write_all(line.as_bytes())?;
-            end(stream)?;
-            count += 1;
-        }
-        pairs.push((count as f64 / start.elapsed().as_secs_f64(), limit));
+        let least = lines_per_second(&bare, line.as_bytes(), span)?;
+        let ours = lines_per_second(node.durable(), line.as_bytes(), span)?;
+        pairs.push((ours, limit));
+        bare_pairs.push((ours, least));
         loose.push((syncs_of_one_connection(&node, line.as_bytes(), span)?, limit));
     }
     drop(node);
     bench.place.remove("ingest");
     let note = "a connection for each line, until its clean close";
     bench.add(Row::pairs("durable-line", "lines/s", "fdatasync", &pairs).note(note));
+    let note = "the same against a receiver that does no more than it must";
+    bench.add(Row::pairs("durable-line-bare", "lines/s", "bare", &bare_pairs).note(note));
     let note = "syncs/s while one connection sends a line at a time and waits for nothing";
     bench.add(Row::pairs("durable-syncs", "syncs/s", "fdatasync", &loose).note(note));
     Ok(())
+}
+
+/// How many lines a second are safe, each on a connection of its own, one after the other.
+fn lines_per_second(address: &str, line: &[u8], span: Duration) -> Outcome<f64> {
+    let (start, mut count) = (Instant::now(), 0u64);
+    while start.elapsed() < span {
+        let mut stream = producer(address)?;
+        stream.write_all(line)?;
+        end(stream)?;
+        count += 1;
+    }
+    Ok(count as f64 / start.elapsed().as_secs_f64())
+}
+
+/// Takes connections one after the other: reads to the end, appends to a file, syncs, closes. Gives its address. Lives as long
+/// as this process, since it costs nothing while nobody calls.
+fn bare_receiver(file: &Path) -> Outcome<String> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let address = listener.local_addr()?.to_string();
+    let mut file = OpenOptions::new().create(true).append(true).open(file)?;
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut lines = Vec::new();
+            let taken = stream.and_then(|mut stream| {
+                stream.read_to_end(&mut lines)?;
+                file.write_all(&lines)?;
+                file.sync_data()
+            });
+            if let Err(error) = taken {
+                eprintln!("bench: the bare receiver: {error}");
+                return;
+            }
+        }
+    });
+    Ok(address)
 }
 
 fn syncs_of_one_connection(node: &crate::process::Node, line: &[u8], span: Duration) -> Outcome<f64> {
@@ -133,5 +170,5 @@ fn syncs_of_one_connection(node: &crate::process::Node, line: &[u8], span: Durat
     }
     let rate = (syncs(&mut client)? - before) / start.elapsed().as_secs_f64();
     end(stream)?;
-    Ok(Spread::one(rate).median())
+    Ok(rate)
 }

@@ -20,23 +20,23 @@ struct Wanted<'a> {
     row: &'a str,
     q: &'a str,
     is_regex: bool,
-    /// Also through curl.
-    by_curl: bool,
+    /// So much is found that it counts where it goes: also to a file, and through curl.
+    is_much: bool,
 }
 
 /// A text.
 pub fn text(bench: &mut Bench, row: &str, q: &str) -> Outcome<()> {
-    compare(bench, &Wanted { row, q, is_regex: false, by_curl: false })
+    compare(bench, &Wanted { row, q, is_regex: false, is_much: false })
 }
 
 /// A regular expression.
 pub fn pattern(bench: &mut Bench, row: &str, q: &str) -> Outcome<()> {
-    compare(bench, &Wanted { row, q, is_regex: true, by_curl: false })
+    compare(bench, &Wanted { row, q, is_regex: true, is_much: false })
 }
 
 /// So many hits that printing them counts.
 pub fn hits(bench: &mut Bench) -> Outcome<()> {
-    compare(bench, &Wanted { row: "hits", q: " retry=upstream", is_regex: false, by_curl: true })
+    compare(bench, &Wanted { row: "hits", q: " retry=upstream", is_regex: false, is_much: true })
 }
 
 /// A literal at the start, and one at the end.
@@ -78,7 +78,7 @@ fn compare(bench: &mut Bench, wanted: &Wanted) -> Outcome<()> {
     let flags: Vec<&str> = ["-q", q].into_iter().chain(is_regex.then_some("-regex")).collect();
     let found = count(bench, wanted, &target)?;
     let (mut ours, mut by_curl, mut one, mut sixteen) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    let (mut cpu, mut limit_cpu, mut peaks) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut cpu, mut limit_cpu, mut peaks, mut to_file) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let gb = bench.loaded()?.corpus.gb();
     for _ in 0..bench.options.runs() {
         let loaded = bench.loaded()?;
@@ -94,8 +94,17 @@ fn compare(bench: &mut Bench, wanted: &Wanted) -> Outcome<()> {
         ours.push(took.ms());
         cpu.push((took.cpu_s + loaded.node.cpu_s() - before) / gb);
         peaks.push(loaded.node.peak());
-        if wanted.by_curl && bench.has_curl {
+        if wanted.is_much && bench.has_curl {
             by_curl.push(curl(bench, loaded, &target)?.ms());
+        }
+        if wanted.is_much && bench.has_rg {
+            let file = || std::fs::File::create(bench.place.path("printed"));
+            let mut command = rg(&[], q, is_regex, &loaded.corpus.path);
+            let limit = searched(time(&bench.place, command.stdout(file()?))?, "rg")?.ms();
+            bench.place.remove("printed");
+            let took = searched(time(&bench.place, oklog(bench, &flags)?.stdout(file()?))?, "oklog query")?;
+            bench.place.remove("printed");
+            to_file.push((took.ms(), limit));
         }
     }
     let note = format!("{found} hits");
@@ -109,6 +118,9 @@ fn compare(bench: &mut Bench, wanted: &Wanted) -> Outcome<()> {
     let row = Row::pairs(wanted.row, "ms", "rg", &pairs(&ours, &one)).note(note);
     bench.add(row.cpu(cpu).limit_cpu(limit_cpu).peak(peaks));
     bench.add(Row::pairs(&format!("{}/16", wanted.row), "ms", "rg/16", &pairs(&ours, &sixteen)));
+    if !to_file.is_empty() {
+        bench.add(Row::pairs(&format!("{}-file", wanted.row), "ms", "rg", &to_file).note("both print to a file"));
+    }
     if !by_curl.is_empty() {
         bench.add(Row::pairs(&format!("{}-curl", wanted.row), "ms", "rg", &pairs(&by_curl, &one)).note("through curl"));
     }
