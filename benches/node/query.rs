@@ -215,7 +215,8 @@ pub fn newest(bench: &mut Bench, row: &str) -> Outcome<()> {
 /// without the pipe, and the command.
 pub fn dump(bench: &mut Bench, row: &str) -> Outcome<()> {
     if !bench.has_curl {
-        return Err("curl is not here".into());
+        eprintln!("{row}: not measured, since curl is not here");
+        return Ok(());
     }
     let loaded = bench.loaded()?;
     let url = format!("http://{}/store/query?{EVER}&q=", loaded.node.api());
