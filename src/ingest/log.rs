@@ -7,6 +7,7 @@ use super::witness::Witnesses;
 use super::written::Written;
 use crate::cluster::DataId;
 use crate::ops::metrics::{self as m, Counter, Histogram, Metrics};
+use crate::record::batch::Batch;
 use crate::record::id::{Id, IdClock, IdRun, StreamBits};
 use crate::record::line::Cut;
 use crate::record::stored::Checker;
@@ -100,8 +101,8 @@ pub struct Slot {
 #[derive(Default)]
 pub(super) struct Writer {
     pub active: Option<Active>,
-    /// The batch as it goes to the file. Kept from batch to batch; at most 28 times as large as a batch of empty lines.
-    scratch: Vec<u8>,
+    /// The batch as it goes to the file.
+    batch: Batch,
     /// Files that were closed before they were synced, for the group commit.
     pub closed_unsynced: Vec<Arc<Written>>,
     /// Bytes ever appended through this slot.
@@ -281,11 +282,12 @@ impl IngestLog {
         if writer.active.is_none() {
             writer.active = Some(self.new_active(reserved.first)?);
         }
-        let Writer { active: Some(active), scratch, .. } = &mut *writer else {
+        let Writer { active: Some(active), batch, .. } = &mut *writer else {
             return Err(io::ErrorKind::NotFound.into());
         };
-        let (first, last) = format_batch(scratch, active, reserved.first, buffer, cut);
-        if let Err(e) = active.file.file().append(scratch) {
+        batch.form(IdRun::new(reserved.first, active.stream, active.counter), buffer, cut);
+        let stored = batch.bytes();
+        if let Err(e) = active.file.file().append(stored) {
             let torn = active.file.file().truncate(active.checker.len()).is_err();
             if torn {
                 active.file.condemn();
@@ -295,16 +297,19 @@ impl IngestLog {
             }
             return Err(e);
         }
-        active.checker.take_trusted(scratch, first, last, count);
-        active.counter = active.counter.wrapping_add(count as u32);
+        let len = stored.len() as u64;
+        let first = Id::new(reserved.first, active.stream, active.counter);
         active.last_ns = UnixNanos(reserved.first.0 + count - 1);
-        self.gauges.bytes.add(scratch.len() as u64);
+        let last = Id::new(active.last_ns, active.stream, active.counter.wrapping_add((count - 1) as u32));
+        active.checker.take_trusted(stored, first, last, count);
+        active.counter = active.counter.wrapping_add(count as u32);
+        self.gauges.bytes.add(len);
         self.gauges.records.add(count);
-        self.live.publish(scratch, count);
+        self.live.publish(stored, count);
         let full = active.checker.len() >= self.limits.flush_size;
-        writer.appended += writer.scratch.len() as u64;
+        writer.appended += len;
         let appended = writer.appended;
-        self.room.wrote(writer.scratch.len() as u64);
+        self.room.wrote(len);
         if full {
             self.close(&mut writer, Reason::Size);
         }
@@ -569,21 +574,6 @@ impl Active {
     pub fn len(&self) -> u64 {
         self.checker.len().0
     }
-}
-
-/// Writes a batch in stored form into `scratch`. Gives its first and last id; the batch is not empty.
-fn format_batch(scratch: &mut Vec<u8>, active: &Active, first: UnixNanos, buffer: &[u8], cut: &Cut) -> (Id, Id) {
-    scratch.clear();
-    scratch.reserve(cut.text_len + cut.records.len() * 28);
-    let mut ends = (Id::MAX, Id::MIN);
-    for (&(from, to), id) in cut.records.iter().zip(IdRun::new(first, active.stream, active.counter)) {
-        ends = (ends.0.min(id), id);
-        scratch.extend_from_slice(&id.text());
-        scratch.push(b' ');
-        scratch.extend_from_slice(&buffer[from as usize..to as usize]);
-        scratch.push(b'\n');
-    }
-    ends
 }
 
 #[cfg(test)]

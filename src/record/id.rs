@@ -221,27 +221,78 @@ impl IdRun {
     pub fn new(first: UnixNanos, stream: StreamBits, counter: u32) -> IdRun {
         IdRun { ms: first.0 / NANOS_PER_MILLI, ns_in_ms: first.0 % NANOS_PER_MILLI, stream, counter }
     }
-}
 
-impl Iterator for IdRun {
-    type Item = Id;
-
-    fn next(&mut self) -> Option<Id> {
+    fn here(&self) -> Id {
         let high = self.ms << 16 | self.ns_in_ms >> 4;
         let low = self.ns_in_ms << 60 | u64::from(self.stream.0) << 32 | u64::from(self.counter);
+        Id(u128::from(high) << 64 | u128::from(low))
+    }
+
+    fn step(&mut self) {
         self.ns_in_ms += 1;
         if self.ns_in_ms == NANOS_PER_MILLI {
             self.ns_in_ms = 0;
             self.ms += 1;
         }
         self.counter = self.counter.wrapping_add(1);
-        Some(Id(u128::from(high) << 64 | u128::from(low)))
+    }
+}
+
+impl Iterator for IdRun {
+    type Item = Id;
+
+    fn next(&mut self) -> Option<Id> {
+        let id = self.here();
+        self.step();
+        Some(id)
+    }
+}
+
+/// How many bytes [`IdTexts::write_next`] writes: an id, a space, and what the caller writes over.
+pub const TEXT_ROOM: usize = 32;
+
+/// The ids of a run as text. Neighbours differ in few characters, so one is made of the other: the last ten bits of the
+/// nanosecond and of the counter are put in anew for each id, all other characters only where one of them changes.
+pub struct IdTexts {
+    run: IdRun,
+    /// The id that was looked at last, and a space.
+    template: [u8; TEXT_ROOM],
+    /// How many ids from here on differ from it in nothing but those ten bits.
+    alike: u64,
+}
+
+impl IdTexts {
+    /// The texts of a run.
+    pub fn new(run: IdRun) -> IdTexts {
+        IdTexts { run, template: [b' '; TEXT_ROOM], alike: 0 }
+    }
+
+    /// Writes the next id, a space, and five bytes that mean nothing.
+    #[inline]
+    pub fn write_next(&mut self, out: &mut [u8; TEXT_ROOM]) {
+        if self.alike == 0 {
+            self.look();
+        }
+        self.alike -= 1;
+        *out = self.template;
+        out[12..14].copy_from_slice(&PAIRS[self.run.ns_in_ms as usize & 1023]);
+        out[24..26].copy_from_slice(&PAIRS[self.run.counter as usize & 1023]);
+        self.run.step();
+    }
+
+    fn look(&mut self) {
+        let run = &self.run;
+        self.template[..ID_LEN].copy_from_slice(&run.here().text());
+        let in_ns = 1024 - (run.ns_in_ms & 1023);
+        let in_counter = 1024 - (u64::from(run.counter) & 1023);
+        self.alike = in_ns.min(in_counter).min(NANOS_PER_MILLI - run.ns_in_ms);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::world::entropy::Dice;
 
     const S: u64 = 1_000_000_000;
 
@@ -298,6 +349,24 @@ mod tests {
         let run: Vec<Id> = IdRun::new(first, stream, 9).take(4).collect();
         let expected: Vec<Id> = (0..4).map(|n| Id::new(UnixNanos(first.0 + n), stream, 9 + n as u32)).collect();
         assert_eq!(run, expected);
+    }
+
+    #[test]
+    fn the_texts_of_a_run_are_those_of_its_ids() {
+        for seed in 0..300 {
+            let mut dice = Dice::new(seed);
+            // Near where a millisecond, ten bits, or the counter run over.
+            let ns_in_ms = [0, 1024 * dice.below(976), NANOS_PER_MILLI][dice.below(3) as usize];
+            let first = UnixNanos(dice.below(1 << 40) * NANOS_PER_MILLI + ns_in_ms.saturating_sub(dice.below(2_000)));
+            let counter = (dice.below(3) as u32).wrapping_mul(1 << 31).wrapping_sub(dice.below(3_000) as u32);
+            let run = IdRun::new(first, StreamBits::from_random(dice.roll()), counter);
+            let mut texts = IdTexts::new(run.clone());
+            for id in run.take(4_000) {
+                let mut out = [0; TEXT_ROOM];
+                texts.write_next(&mut out);
+                assert_eq!((&out[..ID_LEN], out[ID_LEN]), (&id.text()[..], b' '), "replay with seed {seed}");
+            }
+        }
     }
 
     #[test]
