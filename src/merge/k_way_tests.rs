@@ -115,6 +115,68 @@ fn a_merge_is_the_same_as_sort_and_dedupe() {
 }
 
 #[test]
+fn copies_of_streams_on_several_sources_are_given_once_wherever_their_blocks_end() {
+    for seed in 0..2_000 {
+        let mut dice = Dice::new(seed);
+        let streams: Vec<Vec<Record>> = (0..1 + dice.below(3) as usize).map(|i| random_stream(&mut dice, i)).collect();
+        let mut given: Vec<Vec<Record>> = Vec::new();
+        for stream in &streams {
+            for _ in 0..1 + dice.below(3) {
+                // A copy that lacks a record here and there, and where now and then a text is another one.
+                let mut copy: Vec<Record> = stream.iter().filter(|_| !dice.one_in(20)).cloned().collect();
+                if dice.one_in(3) {
+                    copy.iter_mut().filter(|_| dice.one_in(9)).for_each(|record| record.1.push(b'!'));
+                }
+                given.push(copy);
+            }
+        }
+        let mut sources = Vec::new();
+        for stream in &given {
+            let low = stream.first().map_or(0, |record| record.0);
+            sources.push(source(blocks_of(stream, || 1 + dice.below(40) as usize), low));
+        }
+        let mut merge = if dice.one_in(2) { Merge::new(sources) } else { Merge::trusting(sources) };
+        let merged = run_all(&mut merge, dice.below(500) as usize).unwrap();
+        assert_eq!(merged, sort_and_dedupe(&given), "replay with seed {seed}");
+        let taken: u64 = given.iter().map(|s| s.len() as u64).sum();
+        assert_eq!(merge.duplicates(), taken - records(&merged).count() as u64, "replay with seed {seed}");
+    }
+}
+
+#[test]
+fn a_copy_that_breaks_is_named_and_what_the_other_has_comes_whole() {
+    let stream: Vec<Record> = (0..50).map(|n| (n, b"same".to_vec())).collect();
+    for seed in 0..500 {
+        let mut dice = Dice::new(seed);
+        let mut faulty = 0;
+        let mut sources = vec![source(blocks_of(&stream, || 1 + dice.below(9) as usize), 0)];
+        for _ in 0..2 {
+            let mut blocks = blocks_of(&stream, || 1 + dice.below(9) as usize);
+            if dice.one_in(2) {
+                let at = dice.below(blocks.len() as u64) as usize;
+                match dice.below(3) {
+                    0 => blocks[at] = b"break".to_vec(),
+                    1 => blocks[at].extend_from_slice(b"not an id\n"),
+                    _ => drop(blocks[at].pop()),
+                }
+                faulty += 1;
+            }
+            sources.insert(dice.below(sources.len() as u64 + 1) as usize, source(blocks, 0));
+        }
+        let mut merge = if dice.one_in(2) { Merge::new(sources) } else { Merge::trusting(sources) };
+        let (mut out, mut errors) = (Vec::new(), 0);
+        loop {
+            match merge.next_run(&mut out, 64) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(_) => errors += 1,
+            }
+        }
+        assert_eq!((errors, out == sort_and_dedupe(std::slice::from_ref(&stream))), (faulty, true), "seed {seed}");
+    }
+}
+
+#[test]
 fn nothing_merges_to_nothing() {
     assert_eq!(run_all(&mut Merge::<Blocks>::new(vec![]), 1).unwrap(), b"");
     assert_eq!(run_all(&mut Merge::new(vec![source(vec![], 3), source(vec![vec![]], 0)]), 1).unwrap(), b"");
