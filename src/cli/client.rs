@@ -1,5 +1,6 @@
 //! What the client commands share: calling a store, and printing the records of its answer.
 
+use crate::http::PAUSES;
 use crate::http::client::{self, Patience};
 use crate::query::params::percent_decode;
 use crate::record::stored::{self, PREFIX_LEN};
@@ -151,7 +152,8 @@ pub fn call(agent: &Agent, method: Method, stores: &[String], target: &str) -> R
     for store in stores {
         let url = format!("http://{store}{target}");
         let result = match method {
-            Method::Get => agent.get(&url).call(),
+            // Whoever reads what is printed may take a time over it.
+            Method::Get => agent.get(&url).header(PAUSES, "true").call(),
             Method::Head => agent.head(&url).call(),
         };
         let response = match result {
