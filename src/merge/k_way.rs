@@ -2,7 +2,8 @@
 //!
 //! The smallest id wins, the source with the smaller index among equals; what follows with the same id is dropped and
 //! counted. As long as one source stays below all others its records are copied as one slice, so streams that hardly
-//! overlap cost a copy and a handful of looks at ids.
+//! overlap cost a copy and a handful of looks at ids. And as long as several sources hold the very same records, as the
+//! copies of a replicated segment do, these are compared and given as one slice too.
 //!
 //! Memory: one block for each source that is open. A source is opened when the merge reaches its lower bound and let go
 //! at its end, so what counts is how many overlap, not how many there are.
@@ -10,9 +11,9 @@
 //! Left out: descending order, and any thread. Whoever wants sources read ahead hands in sources that do so.
 
 use crate::record::id::Id;
-use crate::record::stored::{NotStored, id_at, last, records};
+use crate::record::stored::{NotStored, id_at, last, records, whole_len};
 use crate::unit::Bytes;
-use memchr::memchr;
+use memchr::{memchr, memchr_iter};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::fmt;
@@ -124,6 +125,10 @@ pub struct Merge<S> {
     duplicates: u64,
     /// Blocks of sources that have ended, for those that begin.
     spare: Vec<Vec<u8>>,
+    /// Sources that stand at the same id, while they are looked at.
+    twins: Vec<Head>,
+    /// What went wrong besides the error that was given last.
+    failed: Vec<MergeError>,
 }
 
 /// Where a source stands. The order is that of the output: by id, then by index.
@@ -161,7 +166,16 @@ impl<S: Source> Merge<S> {
     fn with_check(sources: Vec<S>, check_all: bool) -> Merge<S> {
         let heap = sources.iter().enumerate().map(|(index, s)| Reverse(Head { key: s.low().0, index })).collect();
         let cursors = sources.into_iter().map(Cursor::new).collect();
-        Merge { cursors, heap, check_all, last_given: None, duplicates: 0, spare: Vec::new() }
+        Merge {
+            cursors,
+            heap,
+            check_all,
+            last_given: None,
+            duplicates: 0,
+            spare: Vec::new(),
+            twins: Vec::new(),
+            failed: Vec::new(),
+        }
     }
 
     /// Appends merged records to `out` until at least `at_least` bytes (or one) are appended or all sources have ended.
@@ -172,6 +186,9 @@ impl<S: Source> Merge<S> {
     pub fn next_run(&mut self, out: &mut Vec<u8>, at_least: usize) -> Result<bool, MergeError> {
         let start = out.len();
         while out.len() - start < at_least.max(1) {
+            if let Some(error) = self.failed.pop() {
+                return Err(error);
+            }
             let Some(Reverse(head)) = self.heap.pop() else { break };
             let next_key = match self.advance(head, out) {
                 Ok(next_key) => next_key,
@@ -207,6 +224,12 @@ impl<S: Source> Merge<S> {
             let end = cursor.next_start(cursor.at + 1);
             return cursor.go_to(end, head.key, self.check_all);
         }
+        if self.heap.peek().is_some_and(|Reverse(next)| next.key == head.key)
+            && let Some(shared) = self.shared(head)?
+        {
+            return self.give_shared(head, shared, out);
+        }
+        let Some(cursor) = self.cursors.get_mut(head.index) else { return Ok(None) };
         let (end, before_end, key_at_end) = match self.heap.peek() {
             None => (cursor.block.len(), cursor.last_key, None),
             Some(Reverse(limit)) => cursor.run_below(*limit, head)?,
@@ -222,12 +245,86 @@ impl<S: Source> Merge<S> {
         }
     }
 
+    /// Takes from the heap all others that stand at the same id as the source at the top. Gives how many bytes of whole
+    /// records they have in common with it, below all that is left, and the last id of these; if there are none, the others
+    /// are put back.
+    fn shared(&mut self, head: Head) -> Result<Option<(usize, u128)>, MergeError> {
+        while let Some(Reverse(twin)) = self.heap.peek().copied().filter(|Reverse(next)| next.key == head.key) {
+            self.heap.pop();
+            self.twins.push(twin);
+        }
+        let found = self.find_shared(head);
+        if !matches!(found, Ok(Some(_))) {
+            self.heap.extend(self.twins.drain(..).map(Reverse));
+        }
+        found
+    }
+
+    fn find_shared(&self, head: Head) -> Result<Option<(usize, u128)>, MergeError> {
+        let Some(cursor) = self.cursors.get(head.index) else { return Ok(None) };
+        let end = match self.heap.peek() {
+            None => cursor.block.len(),
+            Some(Reverse(limit)) => cursor.run_below(*limit, head)?.0,
+        };
+        let mut run = &cursor.block[cursor.at..end];
+        for twin in &self.twins {
+            let Some(twin) = self.cursors.get(twin.index).filter(|twin| twin.is_open) else { return Ok(None) };
+            run = &run[..in_common(run, &twin.block[twin.at..])];
+        }
+        run = &run[..whole_len(run)];
+        let Some(last) = last(run) else { return Ok(None) };
+        let last_key = cursor.key_at(cursor.at + run.len() - last.whole.len())?;
+        Ok(Some((run.len(), last_key)))
+    }
+
+    /// Gives out what was found in common, and moves the source at the top and its twins behind it.
+    fn give_shared(
+        &mut self,
+        head: Head,
+        (len, last_key): (usize, u128),
+        out: &mut Vec<u8>,
+    ) -> Result<Option<u128>, MergeError> {
+        let copies = self.twins.len();
+        if let Some(cursor) = self.cursors.get(head.index) {
+            let run = &cursor.block[cursor.at..cursor.at + len];
+            self.duplicates += (memchr_iter(b'\n', run).count() * copies) as u64;
+            out.extend_from_slice(run);
+        }
+        self.last_given = Some(last_key);
+        while let Some(Head { index, .. }) = self.twins.pop() {
+            let Some(cursor) = self.cursors.get_mut(index) else { continue };
+            match cursor.go_to(cursor.at + len, last_key, self.check_all) {
+                Ok(Some(key)) => self.heap.push(Reverse(Head { key, index })),
+                Ok(None) => self.close(index),
+                Err(error) => {
+                    self.close(index);
+                    self.failed.push(error.at_source(index));
+                }
+            }
+        }
+        let Some(cursor) = self.cursors.get_mut(head.index) else { return Ok(None) };
+        cursor.go_to(cursor.at + len, last_key, self.check_all)
+    }
+
     fn close(&mut self, index: usize) {
         if let Some(cursor) = self.cursors.get_mut(index) {
             cursor.source = None;
             self.spare.push(std::mem::take(&mut cursor.block));
         }
     }
+}
+
+/// How many bytes both begin with. The last few of them may be left out.
+fn in_common(one: &[u8], other: &[u8]) -> usize {
+    const AT_ONCE: usize = 1 << 10;
+    let mut len = 0;
+    // A comparison of many bytes at once is a copy's speed. Where it fails, less is compared.
+    for at_once in [AT_ONCE, 32] {
+        let pairs = one[len..].chunks(at_once).zip(other[len..].chunks(at_once));
+        len += pairs.take_while(|(one, other)| one == other).map(|(one, _)| one.len()).sum::<usize>();
+    }
+    let (one, other) = (&one[len..], &other[len..]);
+    len + one.iter().zip(other).take_while(|(one, other)| one == other).count()
 }
 
 /// Below this many bytes between two looks the rest is walked record by record.
