@@ -249,3 +249,71 @@ fn a_bad_source_is_named_and_the_others_go_on() {
         assert_eq!(out, sort_and_dedupe(std::slice::from_ref(&good)), "{message}");
     }
 }
+
+/// Copies of one stream, which lack and change records here and there, and a stream of their own.
+fn copies(dice: &mut Dice) -> Vec<Vec<Record>> {
+    let original = random_stream(dice, 9);
+    let mut streams: Vec<Vec<Record>> = (0..2 + dice.below(3))
+        .map(|_| {
+            let (lack, change) = (dice.below(4), dice.below(4));
+            let mut copy = original.clone();
+            copy.retain(|_| lack == 0 || dice.below(20) > 0);
+            for (_, text) in &mut copy {
+                if change == 0 && dice.below(20) == 0 {
+                    text.push(b'!');
+                }
+            }
+            copy
+        })
+        .collect();
+    streams.push(random_stream(dice, 1));
+    streams
+}
+
+#[test]
+fn copies_of_the_same_records_are_merged_as_if_each_were_looked_at_by_itself() {
+    for seed in 0..2_000 {
+        let mut dice = Dice::new(seed);
+        let streams = copies(&mut dice);
+        let mut sources = Vec::new();
+        for stream in &streams {
+            let blocks = blocks_of(stream, || 1 + dice.below(30) as usize);
+            sources.push(source(blocks, stream.first().map_or(7, |one| one.0)));
+        }
+        let mut merge = if dice.one_in(2) { Merge::new(sources) } else { Merge::trusting(sources) };
+        let merged = run_all(&mut merge, 1 + dice.below(2_000) as usize).unwrap();
+        assert!(merged == sort_and_dedupe(&streams), "replay with seed {seed}");
+        let all: usize = streams.iter().map(Vec::len).sum();
+        assert_eq!(merge.duplicates() as usize, all - records(&merged).count(), "replay with seed {seed}");
+    }
+}
+
+#[test]
+fn a_copy_that_breaks_is_told_of_and_costs_nothing_that_another_has() {
+    for seed in 0..500 {
+        let mut dice = Dice::new(seed);
+        let stream = random_stream(&mut dice, 1);
+        let mut blocks = |breaks: bool| {
+            let mut blocks = blocks_of(&stream, || 1 + dice.below(30) as usize);
+            let at = dice.below(blocks.len() as u64 + 1) as usize;
+            if breaks {
+                blocks.insert(at, b"break".to_vec());
+            }
+            blocks
+        };
+        let low = stream.first().map_or(7, |one| one.0);
+        let broken = [false, true, true].map(|breaks| source(blocks(breaks), low));
+        let mut merge = Merge::new(broken.into());
+        let (mut merged, mut told) = (Vec::new(), Vec::new());
+        loop {
+            match merge.next_run(&mut merged, 1) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => told.push(error.index()),
+            }
+        }
+        told.sort_unstable();
+        assert_eq!(told, [1, 2], "replay with seed {seed}");
+        assert!(merged == sort_and_dedupe(&[stream]), "replay with seed {seed}");
+    }
+}
