@@ -3,6 +3,7 @@
 //! An idle connection holds no buffer: bytes are awaited with `poll`, read into a buffer of the shared pool, and only the
 //! beginning of an unfinished line stays. Backpressure is TCP's: what cannot be written is not read.
 
+use super::durable;
 use super::log::{IngestLog, Slot};
 use crate::ops::metrics::Counter;
 use crate::record::line::{Cut, LineCutter};
@@ -25,6 +26,10 @@ const LONG_LINES: usize = 256 << 20;
 
 /// Bytes a durable connection may be ahead of its last sync.
 const UNSYNCED: u64 = 1 << 20;
+
+/// Bytes of a durable connection that has more to read after which a sync begins meanwhile. With less it may be its end that is read
+/// next: then it syncs them itself, and no other thread is woken for it.
+const UNWANTED: u64 = 256 << 10;
 
 /// How long a batch that could not be written waits before it is tried again.
 const RETRY: Duration = Duration::from_millis(100);
@@ -196,6 +201,9 @@ impl Connection<'_> {
                 held = self.make_room(progress, buffer, held)?;
             }
         };
+        if let (Ok(false), Some((_, mark))) = (&outcome, progress.unsynced) {
+            self.slot.group.want(mark);
+        }
         // What an idle connection holds is its unfinished line, nothing else.
         progress.cut.records = Vec::new();
         progress.rest.clear();
@@ -263,9 +271,10 @@ impl Connection<'_> {
             let stored = (progress.cut.text_len + 28 * progress.cut.records.len()) as u64;
             let from = progress.unsynced.map_or(mark.saturating_sub(stored), |(from, _)| from);
             progress.unsynced = Some((from, mark));
-            self.slot.group.want(mark);
             if mark - from > UNSYNCED {
                 self.settle(progress)?;
+            } else if mark - from > UNWANTED {
+                self.slot.group.want(mark);
             }
         }
         Ok(())
@@ -274,7 +283,7 @@ impl Connection<'_> {
     /// Waits until all that was written for a durable connection is on stable storage.
     fn settle(&self, progress: &mut Progress) -> io::Result<()> {
         match progress.unsynced.take() {
-            Some((from, mark)) => self.slot.group.wait(from, mark, self.stop),
+            Some((from, mark)) => durable::settle(self.log, self.slot, from, mark, self.stop),
             None => Ok(()),
         }
     }

@@ -1,4 +1,7 @@
 //! Group commit: many connections wait, one sync serves them all.
+//!
+//! Whoever has to wait and finds nobody syncing does it himself: a line that comes alone is not handed from thread to thread. The
+//! thread of this room syncs what is wanted while nobody waits.
 
 use super::log::{Active, IngestLog, Reason, Slot};
 use super::written::Written;
@@ -23,6 +26,24 @@ struct GroupState {
     /// Bytes that may be lost, since their sync has failed: from the first up to, not including, the last. In order, apart from
     /// each other, at most [`MOST_FAILED`].
     failed: Vec<(u64, u64)>,
+    /// Somebody syncs now. Only one at a time: a later one would settle bytes that the earlier one still has in hand.
+    taken: bool,
+    /// How many wait until that one is done.
+    waiting: usize,
+}
+
+/// The right to sync, for one at a time. Those who need it are woken when it ends, however it does.
+struct Turn<'a>(&'a Group);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut state = lock(&self.0.state);
+        state.taken = false;
+        // To wake the thread for nothing costs a line that comes alone more than all else here.
+        if state.waiting > 0 || state.wanted > state.settled {
+            self.0.changed.notify_all();
+        }
+    }
 }
 
 impl GroupState {
@@ -60,22 +81,35 @@ impl Group {
         let mut state = lock(&self.state);
         if mark > state.wanted {
             state.wanted = mark;
-            self.changed.notify_all();
+            // Whoever syncs now looks when he is done.
+            if !state.taken {
+                self.changed.notify_all();
+            }
         }
     }
 
-    /// Waits until the bytes from `from` to `mark` are on stable storage.
+    /// Waits until the bytes from `from` to `mark` are on stable storage, and calls `sync`, which is to settle them, if nobody does.
     ///
     /// # Errors
     /// A sync of some of them has failed, or the process ended first: they must not be acknowledged.
-    pub fn wait(&self, from: u64, mark: u64, stop: &Stop) -> io::Result<()> {
-        self.want(mark);
+    pub fn wait(&self, from: u64, mark: u64, stop: &Stop, sync: impl Fn()) -> io::Result<()> {
         let mut state = lock(&self.state);
         while state.settled < mark {
             if stop.is_raised() {
                 return Err(io::ErrorKind::TimedOut.into());
             }
-            state = wait_for(&self.changed, state, GLANCE);
+            if state.taken {
+                state.waiting += 1;
+                state = wait_for(&self.changed, state, GLANCE);
+                state.waiting -= 1;
+                continue;
+            }
+            state.taken = true;
+            drop(state);
+            let turn = Turn(self);
+            sync();
+            drop(turn);
+            state = lock(&self.state);
         }
         state.outcome(from, mark)
     }
@@ -86,13 +120,17 @@ impl Group {
         (state.settled >= mark).then(|| state.outcome(from, mark))
     }
 
-    /// Waits until somebody wants a sync, at most for a glance. Gives whether one is wanted.
-    fn wait_until_wanted(&self) -> bool {
+    /// Waits until somebody wants a sync and nobody is at it, at most for a glance.
+    fn wait_until_wanted(&self) -> Option<Turn<'_>> {
         let mut state = lock(&self.state);
-        if state.wanted <= state.settled {
+        if state.taken || state.wanted <= state.settled {
             state = wait_for(&self.changed, state, GLANCE);
         }
-        state.wanted > state.settled
+        if state.taken || state.wanted <= state.settled {
+            return None;
+        }
+        state.taken = true;
+        Some(Turn(self))
     }
 
     fn settle(&self, mark: u64, failed: bool) {
@@ -102,17 +140,28 @@ impl Group {
             state.note_failed(first, mark);
         }
         state.settled = state.settled.max(mark);
-        self.changed.notify_all();
+        // Whoever has taken his turn wakes them when it is over.
+        if !state.taken {
+            self.changed.notify_all();
+        }
     }
 }
 
 /// Serves a slot's group until `stop` is raised: the work of one thread.
 pub fn run(log: &IngestLog, slot: &Slot, stop: &Stop) {
     while !stop.is_raised() {
-        if slot.group.wait_until_wanted() {
+        if let Some(_turn) = slot.group.wait_until_wanted() {
             sync_once(log, slot);
         }
     }
+}
+
+/// Waits until what a slot has taken from `from` to `mark` is on stable storage.
+///
+/// # Errors
+/// See [`Group::wait`].
+pub fn settle(log: &IngestLog, slot: &Slot, from: u64, mark: u64, stop: &Stop) -> io::Result<()> {
+    slot.group.wait(from, mark, stop, || sync_once(log, slot))
 }
 
 /// Brings all that a slot has taken so far to stable storage and wakes those who wait for it.
@@ -167,6 +216,7 @@ fn sync_names(log: &IngestLog, files: &[Arc<Written>]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicU64, Ordering};
 
     #[test]
     fn only_those_whose_bytes_were_in_a_failed_sync_are_told_so() {
@@ -174,10 +224,10 @@ mod tests {
         group.settle(100, false);
         group.settle(200, true);
         group.settle(300, false);
-        assert!(group.wait(50, 100, &stop).is_ok());
-        assert!(group.wait(90, 150, &stop).is_err());
-        assert!(group.wait(150, 250, &stop).is_err());
-        assert!(group.wait(200, 300, &stop).is_ok());
+        assert!(group.wait(50, 100, &stop, || ()).is_ok());
+        assert!(group.wait(90, 150, &stop, || ()).is_err());
+        assert!(group.wait(150, 250, &stop, || ()).is_err());
+        assert!(group.wait(200, 300, &stop, || ()).is_ok());
     }
 
     #[test]
@@ -198,9 +248,44 @@ mod tests {
     }
 
     #[test]
+    fn who_waits_alone_syncs_himself_and_who_comes_meanwhile_waits_for_the_next_sync() {
+        let (group, stop, taken) = (Group::default(), Stop::default(), AtomicU64::new(0));
+        let (syncing, most, rounds) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+        let sync = || {
+            most.fetch_max(syncing.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            let mark = taken.load(Ordering::SeqCst);
+            rounds.fetch_add(1, Ordering::SeqCst);
+            std::thread::yield_now();
+            syncing.fetch_sub(1, Ordering::SeqCst);
+            group.settle(mark, false);
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..500 {
+                        let from = taken.fetch_add(10, Ordering::SeqCst);
+                        group.wait(from, from + 10, &stop, sync).expect("no sync fails");
+                    }
+                });
+            }
+        });
+        assert_eq!(most.into_inner(), 1, "one at a time");
+        assert_eq!(lock(&group.state).settled, 20_000);
+        assert!(rounds.into_inner() <= 2_000);
+    }
+
+    #[test]
+    fn a_sync_that_panics_leaves_the_next_one_to_others() {
+        let (group, stop) = (Group::default(), Stop::default());
+        let wait = || group.wait(0, 10, &stop, || panic!("as the test wants"));
+        assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(wait)).is_err());
+        group.wait(0, 10, &stop, || group.settle(10, false)).expect("settled");
+    }
+
+    #[test]
     fn a_wait_ends_when_the_process_does() {
         let (group, stop) = (Group::default(), Stop::default());
         stop.raise();
-        assert!(group.wait(0, 1, &stop).is_err());
+        assert!(group.wait(0, 1, &stop, || ()).is_err());
     }
 }

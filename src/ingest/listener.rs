@@ -3,16 +3,23 @@
 use super::connection::{Connection, Promise, Shared};
 use super::log::IngestLog;
 use crate::ops::metrics as m;
-use crate::world::crew::{Crew, SMALL_STACK, Stop};
+use crate::world::crew::{Crew, SMALL_STACK, Stop, give_way};
 use crate::world::socket::{self, Bell};
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// How long to wait after an accept that failed for want of descriptors, memory or threads.
 const BREATH: Duration = Duration::from_millis(50);
+
+/// How long the thread of a connection that has ended waits for the next one: producers that confirm line by line come again at
+/// once, and then neither is a thread made nor is it woken by the one that accepts.
+const LINGER: Duration = Duration::from_millis(200);
+
+/// How many threads of one ingester may wait so.
+const LINGERING: usize = 2;
 
 /// A door's name, and what is behind it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,6 +56,7 @@ struct Inner {
     acceptors: Crew,
     max_connections: usize,
     numbers: AtomicU64,
+    lingering: AtomicUsize,
     stop: Stop,
     bell: Bell,
 }
@@ -65,6 +73,7 @@ impl Doors {
             acceptors: Crew::default(),
             max_connections: max_connections.max(1),
             numbers: AtomicU64::new(0),
+            lingering: AtomicUsize::new(0),
             stop: Stop::default(),
             bell: Bell::new()?,
         };
@@ -77,6 +86,7 @@ impl Doors {
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let inner = self.inner.clone();
+        let listener = Arc::new(listener);
         self.inner.acceptors.start(door.name(), SMALL_STACK, move || inner.accept_all(door, &listener))?;
         Ok(address)
     }
@@ -98,14 +108,16 @@ impl Doors {
 }
 
 impl Inner {
-    fn accept_all(self: &Arc<Self>, door: Door, listener: &TcpListener) {
+    fn accept_all(self: &Arc<Self>, door: Door, listener: &Arc<TcpListener>) {
         let refused = self.log.metrics.counter(m::CONNECTIONS_REFUSED, &[door.name()]);
         loop {
             if !self.connections.wait_for_room(self.max_connections, &self.stop) {
                 return;
             }
-            match socket::wait_acceptable_or(listener, &self.bell) {
+            match socket::wait_acceptable_or(listener, &self.bell, None) {
                 Ok(true) => return,
+                // A thread that is there already is faster.
+                Ok(false) if self.lingering.load(Ordering::Relaxed) > 0 => give_way(),
                 Ok(false) => {}
                 Err(_) => {
                     self.stop.wait(BREATH);
@@ -118,7 +130,7 @@ impl Inner {
                     drop(stream);
                 }
                 Ok((stream, peer)) => {
-                    if let Err(e) = self.start(door, stream) {
+                    if let Err(e) = self.start(door, listener, stream) {
                         refused.inc();
                         log::error!("a connection from {peer} was closed: no thread for it: {e}");
                         self.stop.wait(BREATH);
@@ -134,21 +146,85 @@ impl Inner {
         }
     }
 
-    fn start(self: &Arc<Self>, door: Door, stream: TcpStream) -> io::Result<()> {
+    fn start(self: &Arc<Self>, door: Door, listener: &Arc<TcpListener>, stream: TcpStream) -> io::Result<()> {
+        let (inner, listener) = (self.clone(), listener.clone());
+        self.connections.start(door.name(), SMALL_STACK, move || {
+            let mut next = Some(stream);
+            while let Some(stream) = next {
+                inner.serve(door, stream);
+                next = inner.linger(&listener);
+            }
+        })
+    }
+
+    fn serve(&self, door: Door, stream: TcpStream) {
         if let Err(e) = socket::watch_for_death(&stream) {
             log::debug!("keepalive of a connection: {e}");
         }
-        let inner = self.clone();
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
-        let connected = self.log.metrics.gauge(m::CONNECTED_CLIENTS, &[door.name()]).hold();
-        self.connections.start(door.name(), SMALL_STACK, move || {
-            let _connected = connected;
-            let (slot, promise) = match door {
-                Door::Durable => (inner.log.durable_slot(), Promise::Durable),
-                _ => (inner.log.fast_slot(number), Promise::Fast),
+        let _connected = self.log.metrics.gauge(m::CONNECTED_CLIENTS, &[door.name()]).hold();
+        let (slot, promise) = match door {
+            Door::Durable => (self.log.durable_slot(), Promise::Durable),
+            _ => (self.log.fast_slot(number), Promise::Fast),
+        };
+        let (log, shared, stop, bell) = (&*self.log, &self.shared, &self.stop, &self.bell);
+        Connection { stream, log, slot, promise, shared, stop, bell }.serve();
+    }
+
+    /// The next connection, if one comes soon and few others wait for it. This thread counts as a connection meanwhile, so that
+    /// taking one makes them no more than they may be.
+    fn linger(&self, listener: &TcpListener) -> Option<TcpStream> {
+        let waits = self.lingering.fetch_add(1, Ordering::Relaxed) < LINGERING;
+        let next = match waits && !self.bell.is_rung() {
+            true => match socket::wait_acceptable_or(listener, &self.bell, Some(LINGER)) {
+                // What an error means is for the thread that accepts.
+                Ok(false) => listener.accept().ok().map(|(stream, _)| stream),
+                _ => None,
+            },
+            false => None,
+        };
+        self.lingering.fetch_sub(1, Ordering::Relaxed);
+        next
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ingest::log::Limits;
+    use crate::ingest::recover::Ground;
+    use crate::unit::Bytes;
+    use crate::world::clock::SystemClock;
+    use crate::world::entropy::SystemEntropy;
+    use crate::world::fs::memory::MemoryFs;
+    use std::io::{Read, Write};
+    use std::net::Shutdown;
+    use std::path::Path;
+
+    #[test]
+    fn connections_that_follow_each_other_or_come_together_are_all_served_at_any_limit() {
+        for limit in [1, 2, 100] {
+            let (fs, clock) = (Arc::new(MemoryFs::new()), Arc::new(SystemClock::default()));
+            let (metrics, live) = (Arc::default(), Arc::default());
+            let ground = Ground { fs, clock, entropy: Arc::new(SystemEntropy), metrics, live };
+            let hour = Duration::from_secs(3_600);
+            let limits = Limits { flush_size: Bytes(1 << 30), flush_age: hour, pending_timeout: hour };
+            let log = Arc::new(IngestLog::open(ground, Path::new("d"), limits, 1).expect("in memory"));
+            let doors = Doors::new(log.clone(), 1 << 20, limit).expect("a bell");
+            let address = doors.open(Door::Durable, "127.0.0.1:0".parse().expect("an address")).expect("a port");
+            let send = || {
+                let mut stream = TcpStream::connect(address).expect("listening");
+                stream.write_all(b"line\n").expect("taken");
+                stream.shutdown(Shutdown::Write).expect("connected");
+                assert_eq!(stream.read(&mut [0]).expect("a clean close"), 0);
             };
-            let (log, shared, stop, bell) = (&*inner.log, &inner.shared, &inner.stop, &inner.bell);
-            Connection { stream, log, slot, promise, shared, stop, bell }.serve();
-        })
+            std::thread::scope(|scope| {
+                for _ in 0..4 {
+                    scope.spawn(|| (0..25).for_each(|_| send()));
+                }
+            });
+            assert_eq!(log.gauges.records.get(), 100);
+            assert_eq!((doors.close(Duration::from_secs(60)), doors.panics()), (0, 0));
+        }
     }
 }

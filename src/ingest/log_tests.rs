@@ -230,7 +230,7 @@ fn one_sync_serves_all_who_wait_for_the_durable_slot() {
     let marks = [append(&log, slot, b"one\n"), append(&log, slot, b"two\n")];
     super::super::durable::sync_once(&log, slot);
     for mark in marks {
-        slot.group.wait(0, mark, &Stop::default()).expect("synced");
+        slot.group.wait(0, mark, &Stop::default(), || ()).expect("synced");
     }
     assert_eq!(log.gauges.syncs.get(), 1);
 }

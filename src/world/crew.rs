@@ -167,6 +167,11 @@ impl Drop for Leave {
     }
 }
 
+/// Lets another thread that is ready run first.
+pub fn give_way() {
+    std::thread::yield_now();
+}
+
 /// How many threads can run at once on this machine; at least 1.
 pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)

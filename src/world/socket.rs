@@ -236,10 +236,15 @@ pub fn bytes_waiting(stream: &TcpStream) -> io::Result<usize> {
     Ok(usize::try_from(waiting).unwrap_or(usize::MAX))
 }
 
-/// Waits until a listener has a connection to accept, or the bell is rung. Gives whether it was.
-pub fn wait_acceptable_or(listener: &TcpListener, bell: &Bell) -> io::Result<bool> {
+/// Waits until a listener has a connection to accept, or the bell is rung, at most for `span`; `None` waits for ever. Gives whether
+/// the bell was rung.
+pub fn wait_acceptable_or(listener: &TcpListener, bell: &Bell, span: Option<Duration>) -> io::Result<bool> {
     let mut fds = [PollFd::new(listener, PollFlags::IN), PollFd::new(&bell.clapper, PollFlags::IN)];
-    match poll(&mut fds, None) {
+    let timeout = match span {
+        Some(span) => Some(Timespec::try_from(span).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?),
+        None => None,
+    };
+    match poll(&mut fds, timeout.as_ref()) {
         Err(rustix::io::Errno::INTR) => Ok(false),
         Err(e) => Err(e.into()),
         Ok(_) => Ok(!fds[1].revents().is_empty()),
