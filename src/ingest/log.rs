@@ -7,9 +7,10 @@ use super::witness::Witnesses;
 use super::written::Written;
 use crate::cluster::DataId;
 use crate::ops::metrics::{self as m, Counter, Histogram, Metrics};
-use crate::record::id::{Id, IdClock, IdRun, StreamBits};
+use crate::record::copy;
+use crate::record::id::{ID_LEN, Id, IdClock, IdRun, StreamBits};
 use crate::record::line::Cut;
-use crate::record::stored::Checker;
+use crate::record::stored::{Checker, PREFIX_LEN};
 use crate::segment::findings::name as name_of;
 use crate::segment::handle::{Graveyard, Known};
 use crate::segment::names::Names;
@@ -573,15 +574,19 @@ impl Active {
 
 /// Writes a batch in stored form into `scratch`. Gives its first and last id; the batch is not empty.
 fn format_batch(scratch: &mut Vec<u8>, active: &Active, first: UnixNanos, buffer: &[u8], cut: &Cut) -> (Id, Id) {
-    scratch.clear();
-    scratch.reserve(cut.text_len + cut.records.len() * 28);
+    // What it held is written over, not cleared.
+    scratch.resize(cut.text_len + cut.records.len() * (PREFIX_LEN + 1), 0);
+    let mut rest = scratch.as_mut_slice();
     let mut ends = (Id::MAX, Id::MIN);
     for (&(from, to), id) in cut.records.iter().zip(IdRun::new(first, active.stream, active.counter)) {
         ends = (ends.0.min(id), id);
-        scratch.extend_from_slice(&id.text());
-        scratch.push(b' ');
-        scratch.extend_from_slice(&buffer[from as usize..to as usize]);
-        scratch.push(b'\n');
+        let text = &buffer[from as usize..to as usize];
+        let (stored, later) = rest.split_at_mut(PREFIX_LEN + text.len() + 1);
+        rest = later;
+        stored[..ID_LEN].copy_from_slice(&id.text());
+        stored[ID_LEN] = b' ';
+        copy::over(&mut stored[PREFIX_LEN..PREFIX_LEN + text.len()], text);
+        stored[PREFIX_LEN + text.len()] = b'\n';
     }
     ends
 }
