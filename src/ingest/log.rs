@@ -281,6 +281,8 @@ impl IngestLog {
         self.close_if_unfit(&mut writer, reserved.first, count);
         if writer.active.is_none() {
             writer.active = Some(self.new_active(reserved.first)?);
+            // Whoever looks after its age may be at rest.
+            self.moved.notify_all();
         }
         let Writer { active: Some(active), scratch, .. } = &mut *writer else {
             return Err(io::ErrorKind::NotFound.into());
@@ -375,6 +377,13 @@ impl IngestLog {
         for slot in &self.slots {
             self.close(&mut lock(&slot.writer), reason);
         }
+    }
+
+    /// Wakes the threads that work behind the writers, to see that the process ends.
+    pub fn wake(&self) {
+        self.durable_slot().group.wake();
+        drop(lock(&self.queue));
+        self.moved.notify_all();
     }
 
     /// Waits while the disk does not keep up with closed segments, or is nearly full. `false` when `stop` was raised.
