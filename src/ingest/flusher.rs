@@ -90,6 +90,13 @@ impl Quiet {
 }
 
 impl IngestLog {
+    /// Wakes the threads that work behind the writers, to see that the process ends.
+    pub fn wake(&self) {
+        self.durable_slot().group.wake();
+        drop(lock(&self.queue));
+        self.moved.notify_all();
+    }
+
     /// One round of the flusher's duties. Public so that tests on a virtual clock can go round by round.
     pub fn round(&self, rounds: &mut Rounds) {
         let now = self.clock.now();

@@ -7,10 +7,9 @@ use super::witness::Witnesses;
 use super::written::Written;
 use crate::cluster::DataId;
 use crate::ops::metrics::{self as m, Counter, Histogram, Metrics};
-use crate::record::copy;
-use crate::record::id::{ID_LEN, Id, IdClock, IdRun, StreamBits};
+use crate::record::id::{Id, IdClock, IdRun, StreamBits};
 use crate::record::line::Cut;
-use crate::record::stored::{Checker, PREFIX_LEN};
+use crate::record::stored::{self, Checker};
 use crate::segment::findings::name as name_of;
 use crate::segment::handle::{Graveyard, Known};
 use crate::segment::names::Names;
@@ -379,13 +378,6 @@ impl IngestLog {
         }
     }
 
-    /// Wakes the threads that work behind the writers, to see that the process ends.
-    pub fn wake(&self) {
-        self.durable_slot().group.wake();
-        drop(lock(&self.queue));
-        self.moved.notify_all();
-    }
-
     /// Waits while the disk does not keep up with closed segments, or is nearly full. `false` when `stop` was raised.
     pub fn wait_for_disk(&self, stop: &Stop) -> bool {
         self.room.look_after_writing(|| self.clock.now());
@@ -584,18 +576,12 @@ impl Active {
 /// Writes a batch in stored form into `scratch`. Gives its first and last id; the batch is not empty.
 fn format_batch(scratch: &mut Vec<u8>, active: &Active, first: UnixNanos, buffer: &[u8], cut: &Cut) -> (Id, Id) {
     // What it held is written over, not cleared.
-    scratch.resize(cut.text_len + cut.records.len() * (PREFIX_LEN + 1), 0);
+    scratch.resize(cut.text_len + cut.records.len() * stored::OVERHEAD, 0);
     let mut rest = scratch.as_mut_slice();
     let mut ends = (Id::MAX, Id::MIN);
     for (&(from, to), id) in cut.records.iter().zip(IdRun::new(first, active.stream, active.counter)) {
         ends = (ends.0.min(id), id);
-        let text = &buffer[from as usize..to as usize];
-        let (stored, later) = rest.split_at_mut(PREFIX_LEN + text.len() + 1);
-        rest = later;
-        stored[..ID_LEN].copy_from_slice(&id.text());
-        stored[ID_LEN] = b' ';
-        copy::over(&mut stored[PREFIX_LEN..PREFIX_LEN + text.len()], text);
-        stored[PREFIX_LEN + text.len()] = b'\n';
+        rest = stored::put(rest, id, &buffer[from as usize..to as usize]);
     }
     ends
 }

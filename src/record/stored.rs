@@ -1,5 +1,6 @@
 //! The stored record, `ID SP record LF`: the only form on disk, between nodes, and out of the API.
 
+use super::copy;
 use super::id::{ID_LEN, Id};
 use crate::unit::Bytes;
 use memchr::{memchr, memrchr};
@@ -7,6 +8,9 @@ use std::fmt;
 
 /// Bytes before the text of a stored record: the id and a space.
 pub const PREFIX_LEN: usize = ID_LEN + 1;
+
+/// Bytes of a stored record that are not its text.
+pub const OVERHEAD: usize = PREFIX_LEN + 1;
 
 /// One stored record within a block.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -34,6 +38,17 @@ pub fn write(out: &mut Vec<u8>, id: Id, text: &[u8]) {
     out.push(b' ');
     out.extend_from_slice(text);
     out.push(b'\n');
+}
+
+/// Writes a stored record to the front of `out`, which has room for it and for [`OVERHEAD`]. Gives the room that is left.
+pub fn put<'a>(out: &'a mut [u8], id: Id, text: &[u8]) -> &'a mut [u8] {
+    let (stored, left) = out.split_at_mut(text.len() + OVERHEAD);
+    let (prefix, rest) = stored.split_at_mut(PREFIX_LEN);
+    prefix[..ID_LEN].copy_from_slice(&id.text());
+    prefix[ID_LEN] = b' ';
+    copy::over(&mut rest[..text.len()], text);
+    rest[text.len()] = b'\n';
+    left
 }
 
 /// The id at the start of a stored record, if it is followed by a space.
@@ -205,6 +220,19 @@ mod tests {
         let read: Vec<_> = records(&block).map(|stored| (stored.id(), stored.text().to_vec())).collect();
         assert_eq!(read, [(Some(Id(1)), vec![]), (Some(Id(2)), b"two words\r".to_vec())]);
         assert_eq!(last(&block).and_then(Stored::id), Some(Id(2)));
+    }
+
+    #[test]
+    fn what_is_put_is_what_is_written() {
+        let texts: Vec<Vec<u8>> = (0..300).map(|n| vec![n as u8 | 1; n * 7]).collect();
+        let (mut written, mut put) = (Vec::new(), vec![0; texts.iter().map(|text| text.len() + OVERHEAD).sum()]);
+        let mut rest = put.as_mut_slice();
+        for (n, text) in texts.iter().enumerate() {
+            write(&mut written, Id(n as u128), text);
+            rest = super::put(rest, Id(n as u128), text);
+        }
+        assert!(rest.is_empty());
+        assert_eq!(put, written);
     }
 
     #[test]
