@@ -44,7 +44,9 @@ pub fn write(out: &mut Vec<u8>, id: Id, text: &[u8]) {
 pub fn put<'a>(out: &'a mut [u8], id: Id, text: &[u8]) -> &'a mut [u8] {
     let (stored, left) = out.split_at_mut(text.len() + OVERHEAD);
     let (prefix, rest) = stored.split_at_mut(PREFIX_LEN);
-    prefix[..ID_LEN].copy_from_slice(&id.text());
+    if let Some(front) = prefix.first_chunk_mut::<ID_LEN>() {
+        *front = id.text();
+    }
     prefix[ID_LEN] = b' ';
     copy::over(&mut rest[..text.len()], text);
     rest[text.len()] = b'\n';
