@@ -21,7 +21,7 @@ use crate::world::clock::Clock;
 use crate::world::crew::{Crew, LARGE_STACK, SMALL_STACK, Stop, lock, wait_for};
 use crate::world::entropy::Dice;
 use crate::world::fs::FileSystem;
-use crate::world::socket;
+use crate::world::socket::Alarm;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::PathBuf;
@@ -31,8 +31,11 @@ use std::time::Duration;
 /// Datagrams that are taken in one round.
 const ROUND: usize = 64;
 
-/// The longest wait for a datagram: what other threads ask of the machine begins no later.
-const LONGEST_WAIT: Duration = Duration::from_millis(200);
+/// The longest wait for a datagram, and from one look at a condition to the next.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// How long after a failed wait the next one begins.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// The shortest, so that a deadline that stands still does not keep a processor busy.
 const SHORTEST_WAIT: Duration = Duration::from_millis(1);
@@ -106,6 +109,8 @@ pub struct Node {
     /// Why the table could not be written the last time.
     failure: Mutex<Option<String>>,
     socket: UdpSocket,
+    /// Wakes the thread that waits for datagrams: what another thread asked of the member may be due before it would look.
+    alarm: Alarm,
     fs: Arc<dyn FileSystem>,
     clock: Arc<dyn Clock>,
     dir: PathBuf,
@@ -161,6 +166,7 @@ impl Node {
             keeper: Mutex::default(),
             failure: Mutex::default(),
             socket,
+            alarm: Alarm::new()?,
             fs,
             clock,
             dir,
@@ -168,6 +174,14 @@ impl Node {
             sent,
             received,
         });
+        let woken = Arc::downgrade(&node);
+        node.stop.on_raise(move || {
+            if let Some(node) = woken.upgrade() {
+                node.alarm.ring();
+            }
+        });
+        node.stop.wakes(&node, |node| (&node.member, &node.changed));
+        node.stop.wakes(&node, |node| (&node.wants_peers, &node.wanted));
         let counted = Arc::downgrade(&node);
         metrics.refresh_with(move |metrics| {
             let Some(node) = counted.upgrade() else { return };
@@ -248,6 +262,7 @@ impl Node {
         let mut todo = Todo::default();
         let result = self.act_and_note(what, &mut todo);
         self.perform(&todo);
+        self.alarm.ring();
         result
     }
 
@@ -267,9 +282,9 @@ impl Node {
         while !self.stop.is_raised() {
             let due = lock(&self.member).next_deadline().since(self.clock.now());
             let wait = due.clamp(SHORTEST_WAIT, LONGEST_WAIT);
-            if let Err(error) = socket::wait_readable(&self.socket, Some(wait)) {
+            if let Err(error) = self.alarm.wait_readable(&self.socket, wait) {
                 log::warn!("waiting for datagrams: {error}");
-                self.stop.wait(LONGEST_WAIT);
+                self.stop.wait(PAUSE);
             }
             let mut todo = Todo::default();
             self.receive(&mut buffer, strangers, &mut todo);
@@ -334,8 +349,10 @@ impl Node {
     /// Writes the table when it has changed, and says what load there is, until the stop and once after it.
     fn keep(&self, load: &dyn Fn() -> Load) {
         loop {
-            let load = load();
-            self.act(|member, _, todo| member.set_load(load, todo));
+            let (load, mut todo) = (load(), Todo::default());
+            // Nothing is due by this.
+            self.act_and_note(|member, _, todo| member.set_load(load, todo), &mut todo);
+            self.perform(&todo);
             let stopped = self.stop.wait(KEEP_EVERY);
             self.save();
             if stopped {
@@ -360,8 +377,8 @@ impl Node {
         let mut known: Vec<Option<Result<(), String>>> = vec![None; peers.len()];
         while !self.stop.is_raised() {
             let mut wants = lock(&self.wants_peers);
-            if !*wants {
-                wants = wait_for(&self.wanted, wants, KEEP_EVERY);
+            if !*wants && !self.stop.is_raised() {
+                wants = wait_for(&self.wanted, wants, LONGEST_WAIT);
             }
             if !std::mem::take(&mut *wants) {
                 continue;

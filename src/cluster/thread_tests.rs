@@ -3,6 +3,7 @@ use crate::cluster::State;
 use crate::cluster::{DataId, PeerKind};
 use crate::world::clock::SystemClock;
 use crate::world::fs::memory::MemoryFs;
+use crate::world::socket;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 

@@ -82,6 +82,15 @@ pub fn plan_retention(held: &[Held], limits: &Limits, trusted_now: UnixMillis) -
     actions
 }
 
+/// Until when, this included, [`plan_retention`] finds nothing past its time among these segments.
+pub fn nothing_before(held: &[Held], limits: &Limits) -> UnixMillis {
+    let due = held.iter().map(|segment| match segment.trashed {
+        Some(at) => at.after(limits.purge),
+        None => segment.high.millis().after(limits.retain),
+    });
+    due.min().unwrap_or(UnixMillis(u64::MAX))
+}
+
 /// The time of day as far as retention may believe it.
 ///
 /// A clock that jumps ahead by a month would have retention remove everything. So the time it goes by is never more

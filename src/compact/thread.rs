@@ -48,6 +48,10 @@ pub struct Housekeeper {
     failures: Vec<(Weak<Segment>, u32)>,
     not_before: Monotonic,
     wait: Duration,
+    /// The changes of the catalogue after which there was nothing to compact.
+    settled: Option<u64>,
+    /// Those after which nothing was past its time, and the time until which nothing will be.
+    kept: Option<(u64, UnixMillis)>,
 }
 
 /// Runs until `stop` is raised. A compaction on its way is ended first.
@@ -74,6 +78,8 @@ impl Housekeeper {
             failures: Vec::new(),
             not_before: Monotonic::default(),
             wait: TICK,
+            settled: None,
+            kept: None,
         }
     }
 
@@ -90,10 +96,19 @@ impl Housekeeper {
 
     /// Carries out the next job. False if there is none, or it failed.
     fn compact(&mut self) -> bool {
+        // A plan rests on the live segments alone.
+        let changes = self.store.catalogue().changes();
+        if self.settled == Some(changes) {
+            return false;
+        }
         let live = self.store.catalogue().live();
         let candidates: Vec<Candidate> =
             live.iter().zip(0..).filter_map(|(segment, key)| self.candidate(segment, key)).collect();
-        let Some(job) = self.job(&candidates) else { return false };
+        let Some(planned) = plan::plan(&candidates, &self.limits) else {
+            self.settled = Some(changes);
+            return false;
+        };
+        let Some(job) = self.job(planned, &candidates) else { return false };
         let pick = |key: &u64| live.get(usize::try_from(*key).ok()?).cloned();
         let inputs: Vec<Arc<Segment>> = job.inputs.iter().filter_map(pick).collect();
         drop(live);
@@ -117,10 +132,9 @@ impl Housekeeper {
         }
     }
 
-    /// The next job that fits above the store's mark. One that does not waits, and a smaller one is done instead, as if no
+    /// This job, if it fits above the store's mark. One that does not waits, and a smaller one is done instead, as if no
     /// segment might be larger than the room that there is.
-    fn job(&mut self, candidates: &[Candidate]) -> Option<Job> {
-        let job = plan::plan(candidates, &self.limits)?;
+    fn job(&mut self, job: Job, candidates: &[Candidate]) -> Option<Job> {
         let (room, needed) = match self.store.room().spare() {
             Ok((room, _)) => (room, size_of(&job, candidates)),
             Err(e) => {
@@ -182,8 +196,8 @@ impl Housekeeper {
 
     /// What a query has found damaged: what is whole in it answers the next one.
     fn set_damaged_aside(&self) {
-        for segment in self.store.catalogue().live().iter().filter(|segment| segment.take_damaged()) {
-            if let Err(e) = self.store.set_aside(segment) {
+        for segment in self.store.catalogue().live_that(Segment::take_damaged) {
+            if let Err(e) = self.store.set_aside(&segment) {
                 let path = segment.path();
                 log::error!(
                     "{} was found damaged, and stays: {e}; a query that comes to it tries again",
@@ -199,6 +213,10 @@ impl Housekeeper {
             log::warn!("{complaint}");
         }
         self.complained = complaint.is_some();
+        let changes = self.store.catalogue().changes();
+        if self.kept.is_some_and(|(before, until)| before == changes && now <= until) {
+            return;
+        }
         let live = self.store.catalogue().live();
         let trashed = self.store.catalogue().trashed();
         let all: Vec<(Arc<Segment>, Option<UnixMillis>)> = live
@@ -217,6 +235,7 @@ impl Housekeeper {
             })
             .collect();
         let actions = plan_retention(&held, &self.settings.retention, now);
+        self.kept = actions.is_empty().then(|| (changes, retain::nothing_before(&held, &self.settings.retention)));
         let segment_of = |key: u64| all.get(usize::try_from(key).ok()?).map(|(segment, _)| segment);
         for action in &actions {
             match action {

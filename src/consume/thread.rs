@@ -30,7 +30,7 @@ const LAST_ANSWERS: Duration = Duration::from_secs(2);
 /// How many rings wait at most. One more is not heard: that ingester is asked when its time comes.
 const MOST_RINGING: usize = 16;
 
-/// How often a consumer that waits looks whether it is to stop.
+/// How long a consumer that stops waits for an answer at a time.
 const STOP_TICK: Duration = Duration::from_millis(50);
 
 /// What a consumer's thread is made of.
@@ -88,6 +88,8 @@ struct Shell<'a> {
     bell: (Sender<Peer>, Receiver<Peer>),
     /// Answers that came in while a batch was copied.
     heard: Mutex<VecDeque<Event>>,
+    /// Breaks off when the stop is raised.
+    stopped: Receiver<()>,
     /// How many of those that were asked have not been heard.
     asked: usize,
     /// Until when an answer is waited for before looking around, as the last step has said; if it has not, not at all.
@@ -100,6 +102,8 @@ struct Shell<'a> {
 
 impl<'a> Shell<'a> {
     fn new(carrier: &'a Carrier, stop: &'a Stop) -> Shell<'a> {
+        let (going_on, stopped) = bounded(0);
+        stop.on_raise(move || drop(going_on));
         Shell {
             carrier,
             stop,
@@ -108,6 +112,7 @@ impl<'a> Shell<'a> {
             couriers: Couriers::of(carrier.crew.clone()),
             answers: bounded(MOST_ASKED),
             bell: bounded(MOST_RINGING),
+            stopped,
             heard: Mutex::default(),
             asked: 0,
             until: Monotonic::default(),
@@ -137,15 +142,15 @@ impl<'a> Shell<'a> {
         let answer = heard.or_else(|| {
             loop {
                 let left = until.since(self.carrier.clock.now());
-                // This side holds the senders: neither is ever disconnected.
+                if self.stop.is_raised() {
+                    return self.answers.1.recv_timeout(left.min(STOP_TICK)).ok();
+                }
+                // This side holds the senders of the first two: neither is ever disconnected.
                 select! {
                     recv(self.answers.1) -> answer => return answer.ok(),
                     recv(self.bell.1) -> from => return from.ok().map(|from| Event::Stirred { from }),
-                    default(left.min(STOP_TICK)) => {
-                        if left <= STOP_TICK || self.stop.is_raised() {
-                            return None;
-                        }
-                    }
+                    recv(self.stopped) -> _ => {}
+                    default(left) => return None,
                 }
             }
         })?;

@@ -17,7 +17,9 @@ use crate::ops::metrics::{API_REFUSED, Metrics};
 use crate::unit::{Bytes, Monotonic};
 use crate::world::clock::Clock;
 use crate::world::crew::{Crew, SMALL_STACK, Stop, lock};
-use crate::world::socket::{bear_pauses, is_shortage, reset_on_close, wait_readable, watch_for_death};
+use crate::world::socket::{
+    Bell, bear_pauses, is_shortage, reset_on_close, wait_acceptable_or, wait_readable, watch_for_death,
+};
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, TcpListener, TcpStream};
@@ -72,9 +74,6 @@ impl Default for Limits {
         }
     }
 }
-
-/// How often the accept loop looks whether it is to end.
-const LOOK: Duration = Duration::from_millis(200);
 
 /// How long the accept loop waits when descriptors or memory have run out.
 const SHORTAGE: Duration = Duration::from_millis(50);
@@ -134,8 +133,8 @@ impl Drop for Place {
 }
 
 impl Gate {
-    /// Accepts until the stop, then winds up. The listener is non-blocking.
-    pub fn accept(self: &Arc<Gate>, listener: TcpListener, stop: &Stop) {
+    /// Accepts until the stop, for which the bell rings, then winds up. The listener is non-blocking.
+    pub fn accept(self: &Arc<Gate>, listener: TcpListener, bell: &Bell, stop: &Stop) {
         let mut parting: VecDeque<(Monotonic, Arc<TcpStream>)> = VecDeque::new();
         while !stop.is_raised() {
             let now = self.clock.now();
@@ -146,7 +145,10 @@ impl Gate {
                 Ok((stream, peer)) => self.welcome(Arc::new(stream), peer.ip().to_canonical()),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     // An error of the wait is an error of the next accept.
-                    let _ = wait_readable(&listener, Some(if parting.is_empty() { LOOK } else { SHORTAGE }));
+                    let _ = match parting.is_empty() {
+                        true => wait_acceptable_or(&listener, bell).map(drop),
+                        false => wait_readable(&listener, Some(SHORTAGE)).map(drop),
+                    };
                     Ok(())
                 }
                 Err(e) if is_shortage(&e) => {

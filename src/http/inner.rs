@@ -17,8 +17,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// How often a dispatcher looks whether it is to end.
-const LOOK: Duration = Duration::from_millis(200);
+/// How often a dispatcher looks whether it was retired. At the end it is woken.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// How long a retired generation must be silent until it may go. A request is written as soon as its connection is made,
 /// so what was accepted is heard at once.
@@ -105,6 +105,10 @@ impl Inner {
     /// Hands out requests until the stop, or until this generation is retired and silent.
     fn hear(self: &Arc<Inner>, server: tiny_http::Server, generation: Generation) {
         let mut heard = self.clock.now();
+        let server = Arc::new(server);
+        let woken = Arc::downgrade(&server);
+        // Kept by tiny_http until somebody waits: it does not come too early.
+        self.stop.on_raise(move || woken.upgrade().into_iter().for_each(|server| server.unblock()));
         while !self.stop.is_raised() {
             match server.recv_timeout(LOOK) {
                 Ok(Some(request)) => {

@@ -7,8 +7,8 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-/// How often an idle worker looks whether it is to end.
-const LOOK: Duration = Duration::from_millis(200);
+/// How long an idle worker waits at a time. It is woken for a job, and at the end.
+const LONGEST_WAIT: Duration = Duration::from_secs(600);
 
 /// How large a lane is.
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +63,7 @@ impl<J: Send + 'static> Workers<J> {
         let state = Mutex::new(State { queue: VecDeque::new(), workers: 0, busy: 0 });
         let workers = Arc::new(Workers { size, state, came: Condvar::new(), work, crew, stop });
         if size.stay {
+            workers.stop.wakes(&workers, |workers| (&workers.state, &workers.came));
             for _ in 0..size.at_once {
                 lock(&workers.state).workers += 1;
                 workers.start_one()?;
@@ -127,7 +128,7 @@ impl<J: Send + 'static> Workers<J> {
                 }
                 return job;
             }
-            state = wait_for(&self.came, state, LOOK);
+            state = wait_for(&self.came, state, LONGEST_WAIT);
         }
     }
 }

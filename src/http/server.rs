@@ -19,6 +19,7 @@ use crate::ops::metrics::{API_PANICS, API_REFUSED, API_SECONDS, Metrics};
 use crate::unit::Monotonic;
 use crate::world::clock::{Clock, SystemClock};
 use crate::world::crew::{Crew, LARGE_STACK, Stop};
+use crate::world::socket::Bell;
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -58,7 +59,10 @@ impl HttpServer {
             Gate { routes, limits, guard, metrics, table, inner, clock, crew: crew_of_gate, admitted, is_pressed };
         let gate = Arc::new(gate);
         listen.set_nonblocking(true)?;
-        crew.start("http-gate", LARGE_STACK, move || gate.accept(listen, &stop))?;
+        let bell = Arc::new(Bell::new()?);
+        let rung = bell.clone();
+        stop.on_raise(move || rung.ring());
+        crew.start("http-gate", LARGE_STACK, move || gate.accept(listen, &bell, &stop))?;
         Ok(HttpServer { address })
     }
 

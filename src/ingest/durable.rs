@@ -75,7 +75,16 @@ const MOST_FAILED: usize = 1_000;
 /// How long a wait lasts before it looks whether the process ends.
 const GLANCE: Duration = Duration::from_millis(500);
 
+/// How long the thread that syncs waits at a time. It is woken when a sync is wanted, and by [`Group::wake`].
+const LONGEST_WAIT: Duration = Duration::from_secs(600);
+
 impl Group {
+    /// Wakes all who wait here, to see that the process ends.
+    pub fn wake(&self) {
+        drop(lock(&self.state));
+        self.changed.notify_all();
+    }
+
     /// Asks that the slot's bytes up to `mark` be synced, and does not wait.
     pub fn want(&self, mark: u64) {
         let mut state = lock(&self.state);
@@ -120,11 +129,11 @@ impl Group {
         (state.settled >= mark).then(|| state.outcome(from, mark))
     }
 
-    /// Waits until somebody wants a sync and nobody is at it, at most for a glance.
-    fn wait_until_wanted(&self) -> Option<Turn<'_>> {
+    /// Waits until somebody wants a sync and nobody is at it, or the process ends.
+    fn wait_until_wanted(&self, stop: &Stop) -> Option<Turn<'_>> {
         let mut state = lock(&self.state);
-        if state.taken || state.wanted <= state.settled {
-            state = wait_for(&self.changed, state, GLANCE);
+        if (state.taken || state.wanted <= state.settled) && !stop.is_raised() {
+            state = wait_for(&self.changed, state, LONGEST_WAIT);
         }
         if state.taken || state.wanted <= state.settled {
             return None;
@@ -150,7 +159,7 @@ impl Group {
 /// Serves a slot's group until `stop` is raised: the work of one thread.
 pub fn run(log: &IngestLog, slot: &Slot, stop: &Stop) {
     while !stop.is_raised() {
-        if let Some(_turn) = slot.group.wait_until_wanted() {
+        if let Some(_turn) = slot.group.wait_until_wanted(stop) {
             sync_once(log, slot);
         }
     }

@@ -18,6 +18,10 @@ use std::time::Duration;
 /// How often segments are looked at for their age, and committed ones removed.
 const TICK: Duration = Duration::from_millis(100);
 
+/// The same while nothing is there to be looked at. A new segment ends the rest; one that came in the moment before is seen
+/// no later than it would be synced.
+const REST: Duration = Duration::from_secs(1);
+
 /// How often the fast port's segments are synced while they are written: a power cut costs no more than this.
 const FAST_SYNC_EVERY: Duration = Duration::from_secs(1);
 
@@ -28,11 +32,12 @@ pub const MARK_EXTENSION: &str = "mark";
 pub fn run(log: &IngestLog, stop: &Stop) {
     let mut rounds = Rounds::default();
     while !stop.is_raised() {
+        let span = if log.is_at_rest() { REST } else { TICK };
         {
             let queue = lock(&log.queue);
             // What could not be flushed is tried again at the next tick, not at once.
-            if queue.closing.len() <= rounds.stuck {
-                drop(wait_for(&log.moved, queue, TICK));
+            if queue.closing.len() <= rounds.stuck && !stop.is_raised() {
+                drop(wait_for(&log.moved, queue, span));
             }
         }
         log.round(&mut rounds);
@@ -85,6 +90,13 @@ impl Quiet {
 }
 
 impl IngestLog {
+    /// Wakes the threads that work behind the writers, to see that the process ends.
+    pub fn wake(&self) {
+        self.durable_slot().group.wake();
+        drop(lock(&self.queue));
+        self.moved.notify_all();
+    }
+
     /// One round of the flusher's duties. Public so that tests on a virtual clock can go round by round.
     pub fn round(&self, rounds: &mut Rounds) {
         let now = self.clock.now();
@@ -100,6 +112,12 @@ impl IngestLog {
             self.expire_pending(now);
         }
         self.room.look(now);
+    }
+
+    /// Whether nothing is written, handed out, or to be removed, and there is room.
+    fn is_at_rest(&self) -> bool {
+        let written_to = self.slots.iter().any(|slot| lock(&slot.writer).active.is_some());
+        !written_to && self.graveyard.is_empty() && lock(&self.queue).is_at_rest() && !self.room.is_full()
     }
 
     /// Closes the segments of all slots when one of them is old, so that a consumer finds them all and stores make one file of

@@ -281,6 +281,8 @@ impl IngestLog {
         self.close_if_unfit(&mut writer, reserved.first, count);
         if writer.active.is_none() {
             writer.active = Some(self.new_active(reserved.first)?);
+            // Whoever looks after its age may be at rest.
+            self.moved.notify_all();
         }
         let Writer { active: Some(active), batch, .. } = &mut *writer else {
             return Err(io::ErrorKind::NotFound.into());

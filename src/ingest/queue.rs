@@ -143,6 +143,11 @@ impl Queue {
         self.pending.iter().filter(|(_, pending)| pending.deadline <= now).map(|(id, _)| *id).collect()
     }
 
+    /// Whether nothing is on its way in, and nothing handed out that may have to be taken back.
+    pub fn is_at_rest(&self) -> bool {
+        self.closing.is_empty() && self.pending.is_empty()
+    }
+
     /// Forgets commits that are long past.
     pub fn forget_old_commits(&mut self, now: Monotonic) {
         self.committed.retain(|_, at| now.since(*at) < REMEMBER);

@@ -9,6 +9,9 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
+/// How long a thread waits at a time. It is woken for work, and at the end.
+const LONGEST_WAIT: Duration = Duration::from_secs(600);
+
 type Work = Box<dyn FnOnce() + Send>;
 
 /// The scanning threads.
@@ -37,6 +40,7 @@ impl Pool {
     /// Starts `threads` of them; they end when `stop` is raised.
     pub fn start(threads: usize, crew: &Crew, stop: &Stop) -> io::Result<Arc<Pool>> {
         let pool = Arc::new(Pool::default());
+        stop.wakes(&pool, |pool| (&pool.lines, &pool.arrived));
         for n in 0..threads.max(1) {
             let (pool, stop) = (pool.clone(), stop.clone());
             crew.start(&format!("scan {n}"), LARGE_STACK, move || pool.work(&stop))?;
@@ -59,17 +63,17 @@ impl Pool {
 
     fn work(&self, stop: &Stop) {
         while !stop.is_raised() {
-            if let Some(work) = self.next() {
+            if let Some(work) = self.next(stop) {
                 // A panic costs the piece of work, whose query sees that no answer comes, not the thread.
                 let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
             }
         }
     }
 
-    fn next(&self) -> Option<Work> {
+    fn next(&self, stop: &Stop) -> Option<Work> {
         let mut lines = lock(&self.lines);
-        if lines.waiting.is_empty() {
-            lines = wait_for(&self.arrived, lines, Duration::from_millis(500));
+        if lines.waiting.is_empty() && !stop.is_raised() {
+            lines = wait_for(&self.arrived, lines, LONGEST_WAIT);
         }
         let (number, mut line) = lines.waiting.pop_front()?;
         let work = line.pop_front();
@@ -124,7 +128,7 @@ mod tests {
             long.add(note("long"));
         }
         short.add(note("short"));
-        while let Some(work) = pool.next().filter(|_| lock(&order).len() < 6) {
+        while let Some(work) = pool.next(&Stop::default()).filter(|_| lock(&order).len() < 6) {
             work();
             if lock(&order).len() == 6 {
                 break;

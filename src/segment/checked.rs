@@ -95,7 +95,9 @@ impl Segment {
 
     /// Whether a reader has found it damaged since this was last asked.
     pub fn take_damaged(&self) -> bool {
-        self.checked().damaged.swap(false, Ordering::Relaxed)
+        // Asked every second of every segment: mostly it is only read.
+        let damaged = &self.checked().damaged;
+        damaged.load(Ordering::Relaxed) && damaged.swap(false, Ordering::Relaxed)
     }
 }
 

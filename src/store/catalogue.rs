@@ -6,8 +6,9 @@
 
 use crate::record::id::Id;
 use crate::segment::Segment;
-use crate::unit::UnixMillis;
+use crate::unit::{Bytes, UnixMillis};
 use crate::world::crew::lock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// A segment that answers no queries any more.
@@ -24,6 +25,7 @@ pub struct Trashed {
 pub struct Catalogue {
     live: Mutex<Arc<Table>>,
     trash: Mutex<Vec<Trashed>>,
+    changes: AtomicU64,
 }
 
 #[derive(Default)]
@@ -33,6 +35,8 @@ struct Table {
     /// For each place, the largest last id up to and including it. It never falls, so the first segment that can reach
     /// into a range is found by halving, however wide some segments are.
     reach: Vec<Id>,
+    /// How long all of them are together.
+    bytes: u64,
 }
 
 impl Table {
@@ -44,7 +48,8 @@ impl Table {
             furthest
         });
         let reach = reach.collect();
-        Table { segments, reach }
+        let bytes = segments.iter().fold(0u64, |sum, segment| sum.saturating_add(segment.digest().len.0));
+        Table { segments, reach, bytes }
     }
 
     fn overlapping(&self, from: Id, to: Id) -> Vec<Arc<Segment>> {
@@ -61,7 +66,7 @@ impl Table {
 impl Catalogue {
     /// A catalogue of what was found at the start.
     pub fn new(live: Vec<Arc<Segment>>, trash: Vec<Trashed>) -> Catalogue {
-        Catalogue { live: Mutex::new(Arc::new(Table::of(live))), trash: Mutex::new(trash) }
+        Catalogue { live: Mutex::new(Arc::new(Table::of(live))), trash: Mutex::new(trash), changes: AtomicU64::new(0) }
     }
 
     /// The live segments that may hold ids from `from` to `to`, both inclusive, in order of their first ids. Whoever holds
@@ -76,19 +81,41 @@ impl Catalogue {
         lock(&self.live).segments.clone()
     }
 
+    /// The live segments of which this is so. For looks at all of them, again and again, that seldom find any: nothing is
+    /// copied but what is found.
+    pub fn live_that(&self, is_so: impl Fn(&Segment) -> bool) -> Vec<Arc<Segment>> {
+        let table = lock(&self.live).clone();
+        table.segments.iter().filter(|segment| is_so(segment)).cloned().collect()
+    }
+
+    /// How long all live segments are together.
+    pub fn live_bytes(&self) -> Bytes {
+        Bytes(lock(&self.live).bytes)
+    }
+
+    /// How often the catalogue has changed. What was found out about it before is so as long as this is the same; take it
+    /// before looking.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::SeqCst)
+    }
+
     /// Takes `gone` out and puts `come` in, in one step.
     pub fn replace(&self, gone: &[Arc<Segment>], come: Vec<Arc<Segment>>) {
         let mut live = lock(&self.live);
-        let stays = |segment: &&Arc<Segment>| !gone.iter().any(|other| Arc::ptr_eq(segment, other));
+        let mut leaving: Vec<*const Segment> = gone.iter().map(Arc::as_ptr).collect();
+        leaving.sort_unstable();
+        let stays = |segment: &&Arc<Segment>| leaving.binary_search(&Arc::as_ptr(segment)).is_err();
         let mut segments: Vec<_> = live.segments.iter().filter(stays).cloned().collect();
         segments.extend(come);
         *live = Arc::new(Table::of(segments));
+        self.changes.fetch_add(1, Ordering::SeqCst);
     }
 
     /// Moves a live segment to the trash.
     pub fn trash(&self, segment: &Arc<Segment>, since: UnixMillis) {
         self.replace(std::slice::from_ref(segment), Vec::new());
         lock(&self.trash).push(Trashed { segment: segment.clone(), since });
+        self.changes.fetch_add(1, Ordering::SeqCst);
     }
 
     /// All that is in the trash.
@@ -99,6 +126,7 @@ impl Catalogue {
     /// Takes a segment out of the trash.
     pub fn forget_trashed(&self, segment: &Arc<Segment>) {
         lock(&self.trash).retain(|trashed| !Arc::ptr_eq(&trashed.segment, segment));
+        self.changes.fetch_add(1, Ordering::SeqCst);
     }
 }
 
@@ -106,7 +134,6 @@ impl Catalogue {
 mod tests {
     use super::*;
     use crate::segment::handle::Known;
-    use crate::unit::Bytes;
     use crate::world::entropy::Dice;
     use crate::world::fs::nop::NopFs;
 
@@ -147,7 +174,13 @@ mod tests {
         catalogue.replace(&[a, b], vec![segment(1, 9)]);
         assert_eq!(ends(&before), [(1, 5), (4, 9)]);
         assert_eq!(ends(&catalogue.live()), [(1, 9), (20, 30)]);
+        assert_eq!(ends(&catalogue.live_that(|segment| segment.digest().last > Id(9))), [(20, 30)]);
+        let changes = catalogue.changes();
+        assert_eq!(catalogue.live_bytes(), Bytes(2));
+        assert_eq!(catalogue.changes(), changes);
         catalogue.trash(&c, UnixMillis(7));
+        assert!(catalogue.changes() > changes);
+        assert_eq!(catalogue.live_bytes(), Bytes(1));
         assert_eq!(ends(&catalogue.live()), [(1, 9)]);
         assert_eq!(catalogue.trashed().len(), 1);
         catalogue.forget_trashed(&c);

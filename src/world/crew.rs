@@ -22,33 +22,76 @@ pub fn wait_for<'a, T>(condvar: &Condvar, guard: MutexGuard<'a, T>, span: Durati
 }
 
 /// A flag that is raised once and can be waited for. Clones are the same flag.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Stop {
-    shared: Arc<(Mutex<bool>, Condvar)>,
+    shared: Arc<(Mutex<Flag>, Condvar)>,
+}
+
+#[derive(Default)]
+struct Flag {
+    raised: bool,
+    /// Who is to be woken.
+    sleepers: Vec<Box<dyn FnOnce() + Send>>,
+}
+
+impl std::fmt::Debug for Stop {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stop").field("raised", &self.is_raised()).finish_non_exhaustive()
+    }
 }
 
 impl Stop {
     /// Raises the flag and wakes all who wait.
     pub fn raise(&self) {
-        *lock(&self.shared.0) = true;
+        let sleepers = {
+            let mut flag = lock(&self.shared.0);
+            flag.raised = true;
+            std::mem::take(&mut flag.sleepers)
+        };
         self.shared.1.notify_all();
+        sleepers.into_iter().for_each(|wake| wake());
+    }
+
+    /// Has `wake` called when the flag is raised, or now if it was. For threads that live as long as the flag and wait for
+    /// something else, so that they need not look at it again and again: an idle server sleeps. Whoever waits on a condition
+    /// looks at the flag under the same lock, and `wake` takes that lock before it notifies; see [`Stop::wakes`].
+    pub fn on_raise(&self, wake: impl FnOnce() + Send + 'static) {
+        let mut flag = lock(&self.shared.0);
+        if !flag.raised {
+            return flag.sleepers.push(Box::new(wake));
+        }
+        drop(flag);
+        wake();
+    }
+
+    /// Wakes those who wait on a condition of `owner` when the flag is raised, as long as the owner lives.
+    pub fn wakes<O: Send + Sync + 'static, T: 'static>(&self, owner: &Arc<O>, on: fn(&O) -> (&Mutex<T>, &Condvar)) {
+        let owner = Arc::downgrade(owner);
+        self.on_raise(move || {
+            if let Some(owner) = owner.upgrade() {
+                let (mutex, condvar) = on(&owner);
+                // Whoever has looked at the flag before it was raised waits by now, or waits for this lock.
+                drop(lock(mutex));
+                condvar.notify_all();
+            }
+        });
     }
 
     /// Whether it was raised.
     pub fn is_raised(&self) -> bool {
-        *lock(&self.shared.0)
+        lock(&self.shared.0).raised
     }
 
     /// Waits until the flag is raised, but not longer than `span`. Gives whether it was raised.
     pub fn wait(&self, span: Duration) -> bool {
         let deadline = Instant::now() + span;
-        let mut raised = lock(&self.shared.0);
-        while !*raised {
+        let mut flag = lock(&self.shared.0);
+        while !flag.raised {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return false;
             }
-            raised = wait_for(&self.shared.1, raised, left);
+            flag = wait_for(&self.shared.1, flag, left);
         }
         true
     }
@@ -271,6 +314,28 @@ mod tests {
         assert!(each(&[0u8; 0], 2, |n| *n).is_empty());
         let together = std::sync::Barrier::new(2);
         each(&[(); 2], 2, |()| together.wait());
+    }
+
+    #[test]
+    fn a_stop_wakes_who_waits_on_a_condition_and_whoever_comes_too_late_at_once() {
+        let (stop, crew) = (Stop::default(), Crew::default());
+        let place: Arc<(Mutex<()>, Condvar)> = Arc::default();
+        stop.wakes(&place, |(mutex, condvar)| (mutex, condvar));
+        for _ in 0..8 {
+            let (stop, place) = (stop.clone(), place.clone());
+            let waits = move || {
+                let mut held = lock(&place.0);
+                while !stop.is_raised() {
+                    held = wait_for(&place.1, held, Duration::from_secs(600));
+                }
+            };
+            crew.start("waits", SMALL_STACK, waits).expect("a thread");
+        }
+        stop.raise();
+        assert_eq!(crew.join_all(Duration::from_secs(60)), Farewell::default());
+        let (told, hears) = std::sync::mpsc::channel();
+        stop.on_raise(move || told.send(()).expect("heard"));
+        assert_eq!(hears.try_recv(), Ok(()));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Sockets as this program wants them: listeners with a long backlog, dead peers noticed, waits with a deadline.
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -217,6 +217,33 @@ impl Bell {
     /// Whether it was rung, for those who are too busy to wait.
     pub fn is_rung(&self) -> bool {
         self.rung.load(Ordering::Relaxed)
+    }
+}
+
+/// Wakes one thread that waits on a socket, any number of times.
+pub struct Alarm(rustix::fd::OwnedFd);
+
+impl Alarm {
+    /// An alarm that is silent.
+    pub fn new() -> io::Result<Alarm> {
+        Ok(Alarm(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
+    }
+
+    /// Wakes whoever waits with it, or will wait next.
+    pub fn ring(&self) {
+        // A counter that is full (eventfd(2)) rings already.
+        let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
+    }
+
+    /// Waits until the descriptor is readable or the alarm rings, at most for `span`; the alarm is silent then.
+    pub fn wait_readable(&self, descriptor: impl AsFd, span: Duration) -> io::Result<()> {
+        let read = Interest { read: true, ..Interest::default() };
+        let (_, alarm) = wait_two((descriptor, read), (&self.0, read), Some(span))?;
+        if alarm.read {
+            // Nothing to read means that it is silent.
+            let _ = rustix::io::read(&self.0, &mut [0; 8]);
+        }
+        Ok(())
     }
 }
 

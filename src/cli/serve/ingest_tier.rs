@@ -97,6 +97,8 @@ impl IngestTier {
     pub fn start_threads(&self, base: &Base) -> Result<(), String> {
         let log = self.log.clone();
         base.start("flusher", SMALL_STACK, move |stop| flusher::run(&log, stop))?;
+        let log = Arc::downgrade(&self.log);
+        base.stop.on_raise(move || log.upgrade().into_iter().for_each(|log| log.wake()));
         let log = self.log.clone();
         base.start("group commit", SMALL_STACK, move |stop| durable::run(&log, log.durable_slot(), stop))
     }

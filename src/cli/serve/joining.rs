@@ -121,7 +121,7 @@ fn load(tiers: &Tiers) -> Box<dyn Fn() -> Load + Send + Sync> {
     let store = tiers.store.as_ref().map(|tier| tier.log().clone());
     Box::new(move || Load {
         waiting: ingest.iter().flat_map(|log| log.states()).map(|(_, _, bytes)| bytes).sum(),
-        stored: store.iter().flat_map(|log| log.catalogue().live()).map(|segment| segment.digest().len.0).sum(),
+        stored: store.iter().map(|log| log.catalogue().live_bytes().0).sum(),
     })
 }
 

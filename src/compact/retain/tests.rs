@@ -163,3 +163,24 @@ fn nothing_goes_more_than_a_tenth_early_however_the_clock_jumps() {
         }
     }
 }
+
+#[test]
+fn nothing_is_due_until_it_is_said_that_something_may_be() {
+    for seed in 0..500 {
+        let mut dice = Dice::new(seed);
+        let held: Vec<Held> = (0..dice.below(20))
+            .map(|key| match dice.one_in(3) {
+                true => trashed(key, dice.below(9 * DAY), dice.below(DAY), 1),
+                false => live(key, dice.below(7 * DAY), 1),
+            })
+            .collect();
+        let limits = limits(None);
+        let until = nothing_before(&held, &limits);
+        let earlier = UnixMillis(until.0 - dice.below(10 * DAY));
+        for now in [until, earlier] {
+            assert_eq!(plan_retention(&held, &limits, now), [], "replay with seed {seed}");
+        }
+        let later = UnixMillis(until.0.saturating_add(1));
+        assert_eq!(plan_retention(&held, &limits, later).is_empty(), held.is_empty(), "replay with seed {seed}");
+    }
+}
