@@ -353,6 +353,26 @@ fn another_node_may_pause_while_it_reads_what_others_have() {
 }
 
 #[test]
+fn a_client_that_says_that_it_pauses_is_borne_with_until_another_waits_for_its_worker() {
+    let node = node();
+    let mut pausing = node.send("GET /large HTTP/1.1\r\nX-Oklog-Pauses: true\r\n\r\n");
+    let for_ever = node.send("GET /large HTTP/1.1\r\nX-Oklog-Pauses: true\r\n\r\n");
+    // Three times what another client would have.
+    assert!(!socket::wait_hung_up(&pausing, Duration::from_millis(1_500)).unwrap());
+    let mut body = Vec::new();
+    pausing.read_to_end(&mut body).unwrap();
+    assert!(body.ends_with(b"\r\n0\r\n\r\n") && body.len() > 64 << 20);
+    // The workers are 16.
+    let others: Vec<TcpStream> = (0..17).map(|_| node.send("GET /silent HTTP/1.1\r\n\r\n")).collect();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !socket::wait_hung_up(&for_ever, Duration::from_millis(100)).unwrap() {
+        assert!(Instant::now() < deadline, "it kept its worker from others");
+    }
+    drop(others);
+    node.is_well();
+}
+
+#[test]
 fn a_body_that_breaks_has_no_final_chunk() {
     let node = node();
     for path in ["/breaks", "/panics-late"] {

@@ -1,5 +1,6 @@
 //! What the client commands share: calling a store, and printing the records of its answer.
 
+use crate::http::PAUSES;
 use crate::http::client::{self, Patience};
 use crate::query::params::percent_decode;
 use crate::record::stored::{self, PREFIX_LEN};
@@ -25,6 +26,9 @@ const ANSWER: Duration = Duration::from_secs(60);
 /// How long an answer may pause. A store that is gone without a word is noticed by this alone.
 pub const PAUSE: Duration = Duration::from_secs(300);
 
+/// What is read off the connection at once, in bytes. There is only one.
+const BUFFER: usize = 256 << 10;
+
 /// An agent for one command. Proxies are taken from the environment, as by other programs that people run.
 pub fn agent() -> Agent {
     agent_for(PAUSE)
@@ -32,7 +36,7 @@ pub fn agent() -> Agent {
 
 /// As [`agent`], for answers that pause for `pause` at most.
 pub fn agent_for(pause: Duration) -> Agent {
-    client::agent(Patience { connect: CONNECT, response: ANSWER, read: Some(pause), proxy: true })
+    client::agent(Patience { connect: CONNECT, response: ANSWER, read: Some(pause), proxy: true, buffer: BUFFER })
 }
 
 /// The stores in a list of addresses, each of which may be several with commas between: `host`, `host:port`, or either
@@ -127,9 +131,14 @@ impl Answer {
         ours.collect()
     }
 
+    /// The body, as it comes.
+    pub fn body(self) -> impl Read {
+        self.response.into_body().into_reader()
+    }
+
     /// The stored records of the body.
     pub fn records(self) -> RecordReader<impl Read> {
-        RecordReader::new(self.response.into_body().into_reader())
+        RecordReader::new(self.body())
     }
 }
 
@@ -143,7 +152,8 @@ pub fn call(agent: &Agent, method: Method, stores: &[String], target: &str) -> R
     for store in stores {
         let url = format!("http://{store}{target}");
         let result = match method {
-            Method::Get => agent.get(&url).call(),
+            // Whoever reads what is printed may take a time over it.
+            Method::Get => agent.get(&url).header(PAUSES, "true").call(),
             Method::Head => agent.head(&url).call(),
         };
         let response = match result {

@@ -17,7 +17,7 @@ use crate::world::entropy::{Dice, random_u64};
 use crate::world::fs::FileSystem;
 use crate::world::fs::real::RealFs;
 use crate::world::signal::EndSignals;
-use crate::world::socket;
+use crate::world::{pipe, socket};
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 
@@ -39,6 +39,7 @@ pub(super) fn query(flags: &QueryFlags) -> u8 {
         shape: Shape { ulid: flags.ulid, time: flags.time },
         verbose: flags.verbose,
     };
+    pipe::widen(io::stdout());
     let mut out = io::BufWriter::with_capacity(PIECE, io::stdout());
     query::run(&options, &mut out, &mut io::stderr())
 }

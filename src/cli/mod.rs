@@ -5,6 +5,7 @@
 pub mod address;
 pub mod client;
 mod commands;
+mod cut;
 pub mod flags;
 pub mod forget;
 pub mod help;

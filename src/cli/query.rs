@@ -3,13 +3,17 @@
 //! Exit status as grep's: 0 found, 1 nothing found, 2 error, and 3 when the answer may lack something; what came is printed
 //! then all the same. A reader that has seen enough (`| head`) ends the command quietly.
 //!
-//! Memory: bounded by one record (see the `client` module), save with `newest`, where the records asked for are held to
+//! Memory: bounded by one record (see the `cut` module), save with `newest`, where the records asked for are held to
 //! be printed in the order in which they came in: as much as N records take.
 
 use super::client::{self, Answer, Method, Shape};
+use super::cut::Cutter;
 use crate::query::params::QueryString;
 use crate::record::stored::records;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
+
+/// What is taken of a body at once, in bytes.
+const BLOCK: usize = 256 << 10;
 
 /// Records were found, or statistics printed.
 pub const FOUND: u8 = 0;
@@ -141,42 +145,53 @@ fn print_headers(answer: &Answer, out: &mut dyn Write) -> Result<(), Broken> {
     headers.iter().try_for_each(|(name, value)| writeln!(out, "{name:<width$}  {value}")).map_err(Broken::Out)
 }
 
-/// Prints the records of an answer and counts them.
+/// Prints the records of an answer and counts them. What has come is printed before more is waited for.
 fn print(options: &QueryOptions, answer: Answer, out: &mut dyn Write) -> Result<u64, Broken> {
-    let mut reader = answer.records();
-    let (mut count, mut shown, mut held) = (0, Vec::new(), Vec::new());
+    if options.newest.is_some() && !options.nocopy {
+        return print_newest(options.shape, answer, out);
+    }
+    let (mut body, mut block) = (answer.body(), vec![0; BLOCK]);
+    let mut cutter = Cutter::new((!options.nocopy).then_some(options.shape));
+    loop {
+        let taken = match body.read(&mut block) {
+            Ok(0) => return cutter.end().map(|()| cutter.count()).map_err(Broken::Answer),
+            Ok(count) => cutter.take(block.get(..count).unwrap_or_default()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => Err(error),
+        };
+        if !cutter.printed().is_empty() {
+            out.write_all(cutter.printed()).and_then(|()| out.flush()).map_err(Broken::Out)?;
+            cutter.drop_printed();
+        }
+        taken.map_err(Broken::Answer)?;
+    }
+}
+
+/// The same for records that come newest first: all are held, and printed oldest first.
+fn print_newest(shape: Shape, answer: Answer, out: &mut dyn Write) -> Result<u64, Broken> {
+    let (mut reader, mut held) = (answer.records(), Vec::new());
     let ended = loop {
-        let run = match reader.next_run() {
-            Ok(Some(run)) => run,
+        match reader.next_run() {
+            Ok(Some(run)) => held.extend_from_slice(run),
             Ok(None) => break Ok(()),
             Err(error) => break Err(Broken::Answer(error)),
-        };
-        count += records(run).count() as u64;
-        if options.nocopy {
-            continue;
         }
-        if options.newest.is_some() {
-            held.extend_from_slice(run);
-            continue;
-        }
-        shown.clear();
-        records(run).for_each(|record| options.shape.print(&mut shown, record));
-        out.write_all(&shown).map_err(Broken::Out)?;
     };
-    print_reversed(options.shape, &held, out).map_err(Broken::Out)?;
+    let count = print_reversed(shape, &held, out).map_err(Broken::Out)?;
     ended.map(|()| count)
 }
 
 /// Prints records that came newest first, oldest first.
-fn print_reversed(shape: Shape, held: &[u8], out: &mut dyn Write) -> io::Result<()> {
+fn print_reversed(shape: Shape, held: &[u8], out: &mut dyn Write) -> io::Result<u64> {
     let newest_first: Vec<_> = records(held).collect();
+    let count = newest_first.len() as u64;
     let mut shown = Vec::new();
     for record in newest_first.into_iter().rev() {
         shown.clear();
         shape.print(&mut shown, record);
         out.write_all(&shown)?;
     }
-    Ok(())
+    Ok(count)
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@
 //! [`super::courier`].
 
 use super::courier::{Body, Couriers, Outcome, Terms};
-use super::links::{IngestLink, LinkError, Reading, StoreLink};
+use super::links::{IngestLink, LinkError, Part, Parts, Reading, StoreLink};
 use super::machine::{Answer, Event, Fault, Peer, Piece};
 use crate::merge::k_way::{Merge, MergeError, Source};
 use crate::record::id::Id;
@@ -142,23 +142,23 @@ impl<'a> MergedBody<'a> {
 }
 
 impl Body for MergedBody<'_> {
-    fn next_run(&mut self) -> io::Result<Option<Vec<u8>>> {
+    fn next_run(&mut self, run: &mut Vec<u8>) -> io::Result<bool> {
         if self.spoilt.is_some() {
             return Err(io::Error::other("the merge has failed"));
         }
         self.tend();
-        let mut run = Vec::new();
-        match self.merge.next_run(&mut run, self.tools.buffer) {
+        run.clear();
+        match self.merge.next_run(run, self.tools.buffer) {
             Ok(true) => {}
             Ok(false) => {
                 self.ended = true;
-                return Ok(None);
+                return Ok(false);
             }
             Err(e) => return Err(self.spoil(e)),
         }
-        // The merge has looked at every id; this holds the merge itself to it, and counts.
-        self.checker.take(&run).map_err(io::Error::other)?;
-        Ok(Some(run))
+        // The merge has looked at every id, and each store will; this counts.
+        self.checker.take_seen(run).map_err(io::Error::other)?;
+        Ok(true)
     }
 
     fn tend(&mut self) {
@@ -173,13 +173,21 @@ impl Body for MergedBody<'_> {
 impl Read for MergedBody<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.at == self.run.len() && !self.ended {
-            self.run = self.next_run()?.unwrap_or_default();
-            self.at = 0;
+            let mut run = std::mem::take(&mut self.run);
+            let more = self.next_run(&mut run)?;
+            (self.run, self.at) = (if more { run } else { Vec::new() }, 0);
         }
         let n = buffer.len().min(self.run.len() - self.at);
         buffer[..n].copy_from_slice(&self.run[self.at..self.at + n]);
         self.at += n;
         Ok(n)
+    }
+}
+
+impl Parts for MergedBody<'_> {
+    fn next_part(&mut self) -> io::Result<Option<Part>> {
+        let mut run = Vec::new();
+        Ok(self.next_run(&mut run)?.then(|| Part::new(run)))
     }
 }
 

@@ -15,7 +15,7 @@
 //! The thread of a store that was dropped goes on until its own time limits end it. That store is not sent to again before:
 //! so there is at most one thread for each store and consumer.
 
-use super::links::{LinkError, StoreLink};
+use super::links::{LinkError, Part, Parts, StoreLink};
 use super::machine::Peer;
 use crate::store::replicate::Receipt;
 use crate::unit::{Bytes, Monotonic};
@@ -56,10 +56,10 @@ impl Patience {
     }
 }
 
-/// What is sent: runs of whole records, made while they are sent.
-pub trait Body: Read {
-    /// The next run, not empty; `None` at the end. After an error the body is broken for good.
-    fn next_run(&mut self) -> io::Result<Option<Vec<u8>>>;
+/// What is sent: runs of whole records, made while they are sent. After an error the body is broken for good.
+pub trait Body: Parts {
+    /// Replaces `run` by the next run, not empty; false at the end.
+    fn next_run(&mut self, run: &mut Vec<u8>) -> io::Result<bool>;
 
     /// Called now and then while stores are waited for, at least as often as [`Terms::tick`] says.
     fn tend(&mut self);
@@ -128,7 +128,7 @@ impl Couriers {
         drop(heard);
         let ended = match no_thread.first().and_then(|index| Some((*index, stores.get(*index)?))) {
             Some((index, (_, store))) if lines.is_empty() => {
-                let answer = store.replicate(body);
+                let answer = store.replicate_parts(body);
                 let ended = answer.is_ok();
                 round.outcomes[index] = Some(Outcome::Answered(answer));
                 ended
@@ -169,7 +169,7 @@ impl Couriers {
         let (sender, parts) = bounded(IN_FLIGHT);
         let (store, heard) = (store.clone(), heard.clone());
         self.crew.start(&format!("to {peer}"), LARGE_STACK, move || {
-            let answer = store.replicate(&mut PartsBody { parts, part: Arc::default(), at: 0, ended: false });
+            let answer = store.replicate_parts(&mut PartsBody { parts, part: Arc::default(), at: 0, ended: false });
             // Before it is heard: who hears it may send again at once.
             drop(token);
             // Nobody listens any more where the store was too slow.
@@ -196,19 +196,24 @@ impl Round<'_> {
     /// Makes the body and hands every part to every store that still takes them. Gives whether it came to its end.
     fn pump(&mut self, body: &mut dyn Body, lines: &mut Vec<Line>) -> bool {
         let fewest = self.outcomes.len().saturating_sub(self.terms.spare).max(1);
-        let mut sent = Bytes(0);
+        let (mut sent, mut parts) = (Bytes(0), Vec::<Part>::new());
         loop {
             if lines.len() < fewest {
                 return false;
             }
+            // The memory of one that all have sent is used again: to ask for so much anew each time costs more than to fill it.
+            let free = parts.iter_mut().find_map(Arc::get_mut).map(std::mem::take);
+            parts.retain(|part| part.capacity() > 0);
+            let mut run = free.unwrap_or_default();
             // The senders go without an end where the body breaks.
-            let Ok(run) = body.next_run() else { return false };
-            let part: Part = Arc::new(run.unwrap_or_default());
+            let Ok(more) = body.next_run(&mut run) else { return false };
+            let part: Part = Arc::new(if more { run } else { Vec::new() });
             sent.0 += part.len() as u64;
             self.hand_over(body, lines, &part, sent);
-            if part.is_empty() {
+            if !more {
                 return true;
             }
+            parts.push(part);
         }
     }
 
@@ -290,10 +295,7 @@ fn offer(line: &Line, part: &Part, waiting: &mut BTreeSet<usize>) -> bool {
     !matches!(taken, Err(TrySendError::Disconnected(_)))
 }
 
-/// A part of a body: empty at its end, and only there. Senders that are gone without it mean that it broke off.
-type Part = Arc<Vec<u8>>;
-
-/// The parts as a body.
+/// The parts as a body. One is empty at its end, and only there. Senders that are gone without it mean that it broke off.
 struct PartsBody {
     parts: Receiver<Part>,
     part: Part,
@@ -304,14 +306,22 @@ struct PartsBody {
 impl Read for PartsBody {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.at == self.part.len() && !self.ended {
-            let broke_off = |_| io::Error::new(io::ErrorKind::UnexpectedEof, "the segment was not sent to its end");
-            self.part = self.parts.recv().map_err(broke_off)?;
+            self.part = Part::default();
+            self.part = self.next_part()?.unwrap_or_default();
             self.at = 0;
-            self.ended = self.part.is_empty();
         }
         let n = buffer.len().min(self.part.len() - self.at);
         buffer[..n].copy_from_slice(&self.part[self.at..self.at + n]);
         self.at += n;
         Ok(n)
+    }
+}
+
+impl Parts for PartsBody {
+    fn next_part(&mut self) -> io::Result<Option<Part>> {
+        let broke_off = |_| io::Error::new(io::ErrorKind::UnexpectedEof, "the segment was not sent to its end");
+        let part = if self.ended { Part::default() } else { self.parts.recv().map_err(broke_off)? };
+        self.ended = part.is_empty();
+        Ok((!self.ended).then_some(part))
     }
 }

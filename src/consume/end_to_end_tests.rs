@@ -171,7 +171,7 @@ fn carrier(
     let settings = Settings {
         replicas,
         target_size: Bytes(1 << 20),
-        target_age: Duration::from_millis(20),
+        target_age: Duration::from_millis(100),
         delay: Duration::from_millis(5),
         renew_every: Duration::from_secs(20),
         turn: 0,

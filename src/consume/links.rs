@@ -77,6 +77,20 @@ pub trait StoreLink: Send + Sync {
 
     /// Sends a segment, `body` to its end. The receipt means: on stable storage. If `body` fails, the store keeps nothing.
     fn replicate(&self, body: &mut dyn Read) -> Result<Receipt, LinkError>;
+
+    /// The same for one that comes in parts, which a store of this process takes as they are.
+    fn replicate_parts(&self, parts: &mut dyn Parts) -> Result<Receipt, LinkError> {
+        self.replicate(parts)
+    }
+}
+
+/// A run of whole records, shared by all who send it.
+pub type Part = Arc<Vec<u8>>;
+
+/// A segment on its way: to be read, or to be taken part by part. Whoever takes it does one or the other.
+pub trait Parts: Read {
+    /// The next part, not empty; `None` at the end. An error: it has broken off.
+    fn next_part(&mut self) -> io::Result<Option<Part>>;
 }
 
 /// Whom a consumer works with at this moment.
@@ -169,16 +183,22 @@ impl StoreLink for StoreLog {
     }
 
     fn replicate(&self, body: &mut dyn Read) -> Result<Receipt, LinkError> {
-        let (doing, peer) = ("replicating to", "this node".to_string());
         // A body of this process that ends without an error is whole.
-        StoreLog::replicate(self, body, &|| true).map_err(|e| match e {
-            ReplicateError::Full(_) => LinkError::Full { peer },
-            ReplicateError::Body(source) | ReplicateError::Io { source, .. } => {
-                LinkError::Broken { doing, peer, source }
-            }
-            ReplicateError::Empty | ReplicateError::NotStored(_) => {
-                LinkError::Refused { doing, peer, said: e.to_string() }
-            }
-        })
+        StoreLog::replicate(self, body, &|| true).map_err(refused_here)
+    }
+
+    fn replicate_parts(&self, parts: &mut dyn Parts) -> Result<Receipt, LinkError> {
+        self.take_parts(&mut || parts.next_part()).map_err(refused_here)
+    }
+}
+
+fn refused_here(error: ReplicateError) -> LinkError {
+    let (doing, peer) = ("replicating to", "this node".to_string());
+    match error {
+        ReplicateError::Full(_) => LinkError::Full { peer },
+        ReplicateError::Body(source) | ReplicateError::Io { source, .. } => LinkError::Broken { doing, peer, source },
+        ReplicateError::Empty | ReplicateError::NotStored(_) => {
+            LinkError::Refused { doing, peer, said: error.to_string() }
+        }
     }
 }

@@ -13,7 +13,7 @@ use ureq::{Agent, Body, RequestBuilder, SendBody};
 /// The most of an answer's sentence that is kept for an error.
 const MAX_SENTENCE: u64 = 4 << 10;
 
-/// What ureq keeps per connection, each way. Its own default is 128 KiB, which adds up with many peers.
+/// What ureq keeps per connection, each way, where there may be many. Its own default is 128 KiB, which adds up.
 const BUFFER: usize = 16 << 10;
 
 /// How long to wait for a peer.
@@ -27,6 +27,8 @@ pub struct Patience {
     pub read: Option<Duration>,
     /// Whether `http_proxy` and its like are heeded: by client commands, which people run; never from node to node.
     pub proxy: bool,
+    /// How much is read off the connection at once, in bytes, and kept for it.
+    pub buffer: usize,
 }
 
 impl Patience {
@@ -36,6 +38,7 @@ impl Patience {
         response: Duration::from_secs(30),
         read: Some(Duration::from_secs(30)),
         proxy: false,
+        buffer: BUFFER,
     };
 
     /// For live streams from node to node, in which nothing may happen for long.
@@ -54,7 +57,7 @@ pub fn agent(patience: Patience) -> Agent {
         .timeout_recv_response(Some(patience.response))
         .timeout_per_read(patience.read)
         .timeout_per_write(patience.read)
-        .input_buffer_size(BUFFER)
+        .input_buffer_size(patience.buffer)
         .output_buffer_size(BUFFER);
     // The gate serves one request per connection: there is nothing to pool.
     let config = config.max_idle_connections(0);

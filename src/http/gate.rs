@@ -10,6 +10,7 @@ use super::exchange::{Entered, Table};
 use super::head::Framing;
 use super::head::{self, Head, HeadLimits, Progress, Refusal};
 use super::inner::Inner;
+use super::outlet::Patience;
 use super::relay::{self, End, Relay};
 use super::route::{Access, Guard, Lane, Route, SIGNATURE};
 use crate::ops::metrics::{API_REFUSED, Metrics};
@@ -42,13 +43,18 @@ pub struct Limits {
     /// reads a byte now and then does not live longer by it.
     pub write: Duration,
     /// The same for another node on [`Lane::Part`]: it merges the answers of many in the order of time, so it reads nothing
-    /// of one while the records of others are older, and nothing at all while its own client does not.
+    /// of one while the records of others are older, and nothing at all while its own client does not. And for a client on
+    /// [`Lane::Query`] that says by the header [`PAUSES`] that it may pause, a person with a pager: but only while no other
+    /// request waits for a worker.
     pub pause: Duration,
     /// How long a client may take to close after the response.
     pub linger: Duration,
     /// How long the inner server may take to find a request in its socket, before it is held to be dead.
     pub taken: Duration,
 }
+
+/// The header by which a client says that it may pause for long while it reads an answer.
+pub const PAUSES: &str = "X-Oklog-Pauses";
 
 impl Default for Limits {
     fn default() -> Limits {
@@ -97,6 +103,8 @@ pub(super) struct Gate {
     pub clock: Arc<dyn Clock>,
     pub crew: Crew,
     pub admitted: Mutex<Admitted>,
+    /// Whether requests of a lane wait for a worker.
+    pub is_pressed: Arc<dyn Fn(Lane) -> bool + Send + Sync>,
 }
 
 /// How many connections are open.
@@ -272,16 +280,21 @@ impl Gate {
         });
         let Ok((inner, generation)) = connected else { return busy("the server cannot reach itself") };
         let mut limits = self.limits.clone();
-        if route.lane == Lane::Part {
-            limits.write = limits.pause;
+        let pauses = route.lane == Lane::Query && head.header(PAUSES).is_some();
+        if pauses || route.lane == Lane::Part {
             // An error means a connection that has ended, which the first write tells.
             let _ = bear_pauses(public);
+        }
+        if route.lane == Lane::Part {
+            limits.write = limits.pause;
         }
         let exchange = &entered.exchange;
         // Where nothing but the response is to be written, and its framing shows whether it is whole.
         if !head.has_body() && !head.is_http10 {
-            let cancel = exchange.cancel.clone();
-            exchange.counter.lend(entered.public.clone(), self.clock.clone(), limits.write, cancel);
+            let (is_pressed, lane, cancel) = (self.is_pressed.clone(), route.lane, exchange.cancel.clone());
+            let pause = if pauses { limits.pause } else { limits.write };
+            let patience = Patience { limit: limits.write, pause, is_pressed: Arc::new(move || is_pressed(lane)) };
+            exchange.counter.lend(entered.public.clone(), self.clock.clone(), patience, cancel);
         }
         let relay = Relay::new(public, inner, exchange, head, route.body_limit, &limits, &*self.clock);
         match relay.run(rest) {

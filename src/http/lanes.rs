@@ -71,6 +71,12 @@ impl<J: Send + 'static> Workers<J> {
         Ok(workers)
     }
 
+    /// Whether all workers are taken and jobs wait for one.
+    pub fn is_pressed(&self) -> bool {
+        let state = lock(&self.state);
+        state.busy >= self.size.at_once && !state.queue.is_empty()
+    }
+
     /// Takes a job, or gives it back if the lane is full. Does not block.
     pub fn offer(self: &Arc<Self>, job: J) -> Result<(), J> {
         {

@@ -26,7 +26,7 @@ mod route;
 mod server;
 
 pub use exchange::Cancel;
-pub use gate::Limits;
+pub use gate::{Limits, PAUSES};
 pub use head::HeadLimits;
 pub use reply::{BodyWriter, Reply, Request};
 pub use route::{Access, Guard, Handler, Lane, Route, SIGNATURE};

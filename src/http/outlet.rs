@@ -5,7 +5,8 @@
 //! of the two ever writes.
 //!
 //! Time limits are the relay's: a piece of [`PIECE`] bytes must be taken within the limit for writing. A client that reads
-//! a byte now and then does not live longer by it.
+//! a byte now and then does not live longer by it. One that has said that it may pause is borne with for longer, as long
+//! as nobody waits for the worker that waits for it.
 
 use super::exchange::Cancel;
 use crate::unit::Monotonic;
@@ -20,6 +21,20 @@ use std::time::Duration;
 
 /// How much a client must take within the limit for writing.
 pub(super) const PIECE: usize = 32 << 10;
+
+/// How often it is looked whether somebody waits.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// How long a client may take for a piece.
+#[derive(Clone)]
+pub(super) struct Patience {
+    /// What it is given in any case.
+    pub limit: Duration,
+    /// What it is given while nobody waits.
+    pub pause: Duration,
+    /// Whether anybody waits.
+    pub is_pressed: Arc<dyn Fn() -> bool + Send + Sync>,
+}
 
 /// Where the gate leaves the socket for the handler, and the handler leaves word for the gate.
 #[derive(Default)]
@@ -37,8 +52,8 @@ struct Word {
 
 impl Counter {
     /// Offers the socket. It does not block.
-    pub fn lend(&self, public: Arc<TcpStream>, clock: Arc<dyn Clock>, limit: Duration, cancel: Cancel) {
-        *lock(&self.lent) = Some(Outlet { public, clock, limit, cancel, word: self.word.clone() });
+    pub fn lend(&self, public: Arc<TcpStream>, clock: Arc<dyn Clock>, patience: Patience, cancel: Cancel) {
+        *lock(&self.lent) = Some(Outlet { public, clock, patience, cancel, word: self.word.clone() });
     }
 
     /// Takes the socket up. `None` if there is none, or it was taken back.
@@ -66,7 +81,7 @@ impl Counter {
 pub(super) struct Outlet {
     public: Arc<TcpStream>,
     clock: Arc<dyn Clock>,
-    limit: Duration,
+    patience: Patience,
     cancel: Cancel,
     word: Arc<Word>,
 }
@@ -85,12 +100,14 @@ impl Outlet {
                     pace.taken += taken;
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    let left = pace.left(self.clock.now(), self.limit);
-                    if left.is_zero() {
+                    let Patience { limit, pause, is_pressed } = &self.patience;
+                    let waited = pace.waited(self.clock.now());
+                    if waited >= *pause || (waited >= *limit && is_pressed()) {
                         return Err(self.give_up(io::ErrorKind::TimedOut.into()));
                     }
+                    let look = if limit < pause { limit.saturating_sub(waited).max(LOOK) } else { *pause };
                     // An error of the wait is an error of the next write.
-                    let _ = wait_writable(&*self.public, left);
+                    let _ = wait_writable(&*self.public, look.min(pause.saturating_sub(waited)));
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(self.give_up(e)),
@@ -115,12 +132,12 @@ struct Pace {
 }
 
 impl Pace {
-    /// How long the client still has.
-    fn left(&mut self, now: Monotonic, limit: Duration) -> Duration {
+    /// How long the client has taken for the piece that is going out.
+    fn waited(&mut self, now: Monotonic) -> Duration {
         if self.taken >= PIECE || self.began.is_none() {
             (self.began, self.taken) = (Some(now), 0);
         }
-        self.began.map_or(limit, |began| (began + limit).since(now))
+        self.began.map_or(Duration::ZERO, |began| now.since(began))
     }
 }
 
@@ -130,13 +147,13 @@ mod tests {
 
     #[test]
     fn a_byte_now_and_then_does_not_prolong_a_piece_but_a_whole_piece_begins_the_next() {
-        let (at, limit) = (|s| Monotonic(Duration::from_secs(s)), Duration::from_secs(30));
+        let (at, seconds) = (|s| Monotonic(Duration::from_secs(s)), Duration::from_secs);
         let mut pace = Pace { began: None, taken: 5 * PIECE };
-        assert_eq!(pace.left(at(100), limit), limit);
+        assert_eq!(pace.waited(at(100)), Duration::ZERO);
         pace.taken += PIECE - 1;
-        assert_eq!(pace.left(at(129), limit), Duration::from_secs(1));
-        assert_eq!(pace.left(at(130), limit), Duration::ZERO);
+        assert_eq!(pace.waited(at(129)), seconds(29));
         pace.taken += 1;
-        assert_eq!(pace.left(at(130), limit), limit);
+        assert_eq!(pace.waited(at(130)), Duration::ZERO);
+        assert_eq!(pace.waited(at(131)), seconds(1));
     }
 }

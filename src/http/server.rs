@@ -47,11 +47,16 @@ impl HttpServer {
         let (routes, table) = (Arc::new(routes), Arc::new(Table::default()));
         let desk = Arc::new(Desk { metrics: metrics.clone(), clock: clock.clone(), stop: stop.clone() });
         let lanes = Lanes::start(&desk, &crew, &stop)?;
+        let lanes = Arc::new(lanes);
+        let asked = lanes.clone();
+        let is_pressed = Arc::new(move |lane| asked.of(lane).is_pressed());
         let dispatcher = Dispatcher { routes: routes.clone(), table: table.clone(), lanes, desk };
         let dispatch = Arc::new(move |request| dispatcher.dispatch(request));
         let inner = Inner::start(dispatch, clock.clone(), crew.clone(), stop.clone())?;
         let (crew_of_gate, admitted) = (crew.clone(), Mutex::default());
-        let gate = Arc::new(Gate { routes, limits, guard, metrics, table, inner, clock, crew: crew_of_gate, admitted });
+        let gate =
+            Gate { routes, limits, guard, metrics, table, inner, clock, crew: crew_of_gate, admitted, is_pressed };
+        let gate = Arc::new(gate);
         listen.set_nonblocking(true)?;
         crew.start("http-gate", LARGE_STACK, move || gate.accept(listen, &stop))?;
         Ok(HttpServer { address })
@@ -110,7 +115,7 @@ impl Lanes {
 struct Dispatcher {
     routes: Arc<Vec<Route>>,
     table: Arc<Table>,
-    lanes: Lanes,
+    lanes: Arc<Lanes>,
     desk: Arc<Desk>,
 }
 

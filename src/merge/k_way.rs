@@ -2,19 +2,20 @@
 //!
 //! The smallest id wins, the source with the smaller index among equals; what follows with the same id is dropped and
 //! counted. As long as one source stays below all others its records are copied as one slice, so streams that hardly
-//! overlap cost a copy and a handful of looks at ids.
+//! overlap cost a copy and a handful of looks at ids. Where several stand at the same record, what they have in common from
+//! there on is given out as one slice too, so copies of a segment cost a comparison.
 //!
 //! Memory: one block for each source that is open. A source is opened when the merge reaches its lower bound and let go
 //! at its end, so what counts is how many overlap, not how many there are.
 //!
 //! Left out: descending order, and any thread. Whoever wants sources read ahead hands in sources that do so.
 
+use super::heads::{Head, Heads};
 use crate::record::id::Id;
-use crate::record::stored::{NotStored, id_at, last, records};
+use crate::record::key::Key;
+use crate::record::stored::{NotStored, last, records, whole_len};
 use crate::unit::Bytes;
-use memchr::memchr;
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use memchr::{memchr, memchr_iter};
 use std::fmt;
 use std::io;
 
@@ -118,19 +119,16 @@ impl std::error::Error for MergeError {
 pub struct Merge<S> {
     cursors: Vec<Cursor<S>>,
     /// The next id of every source that is not at its end; the lower bound of those that are not open yet.
-    heap: BinaryHeap<Reverse<Head>>,
+    heads: Heads,
     check_all: bool,
-    last_given: Option<u128>,
+    last_given: Option<Key>,
     duplicates: u64,
     /// Blocks of sources that have ended, for those that begin.
     spare: Vec<Vec<u8>>,
-}
-
-/// Where a source stands. The order is that of the output: by id, then by index.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Head {
-    key: u128,
-    index: usize,
+    /// Faults of sources that were found together with the one that was told first.
+    untold: Vec<MergeError>,
+    /// Those that stand at one record; kept for its memory.
+    group: Vec<Head>,
 }
 
 struct Cursor<S> {
@@ -139,10 +137,12 @@ struct Cursor<S> {
     low: Id,
     is_open: bool,
     block: Vec<u8>,
+    /// Whether every id in `block` was looked at.
+    checked: bool,
     /// Start of the next record in `block`.
     at: usize,
     /// The id of the last record in `block`.
-    last_key: u128,
+    last_key: Key,
     /// Bytes of this source before `block`, for messages.
     before: u64,
 }
@@ -159,9 +159,11 @@ impl<S: Source> Merge<S> {
     }
 
     fn with_check(sources: Vec<S>, check_all: bool) -> Merge<S> {
-        let heap = sources.iter().enumerate().map(|(index, s)| Reverse(Head { key: s.low().0, index })).collect();
+        let heads = sources.iter().enumerate().map(|(index, s)| Head { key: s.low().into(), index });
+        let heads = Heads::of(heads.collect());
         let cursors = sources.into_iter().map(Cursor::new).collect();
-        Merge { cursors, heap, check_all, last_given: None, duplicates: 0, spare: Vec::new() }
+        let (spare, untold, group) = (Vec::new(), Vec::new(), Vec::new());
+        Merge { cursors, heads, check_all, last_given: None, duplicates: 0, spare, untold, group }
     }
 
     /// Appends merged records to `out` until at least `at_least` bytes (or one) are appended or all sources have ended.
@@ -172,17 +174,24 @@ impl<S: Source> Merge<S> {
     pub fn next_run(&mut self, out: &mut Vec<u8>, at_least: usize) -> Result<bool, MergeError> {
         let start = out.len();
         while out.len() - start < at_least.max(1) {
-            let Some(Reverse(head)) = self.heap.pop() else { break };
-            let next_key = match self.advance(head, out) {
-                Ok(next_key) => next_key,
+            if let Some(error) = self.untold.pop() {
+                return Err(error);
+            }
+            let Some(head) = self.heads.first() else { break };
+            if self.stands_with_others(head) && self.give_common(out) {
+                continue;
+            }
+            match self.advance(head, out) {
+                Ok(Some(key)) => self.heads.replace_first(Head { key, index: head.index }),
+                Ok(None) => {
+                    self.heads.pop();
+                    self.close(head.index);
+                }
                 Err(error) => {
+                    self.heads.pop();
                     self.close(head.index);
                     return Err(error.at_source(head.index));
                 }
-            };
-            match next_key {
-                Some(key) => self.heap.push(Reverse(Head { key, index: head.index })),
-                None => self.close(head.index),
             }
         }
         Ok(out.len() > start)
@@ -195,7 +204,7 @@ impl<S: Source> Merge<S> {
 
     /// Opens the source at the top, or drops its record, or gives out its records up to the next source's. Gives the id
     /// at which the source stands then.
-    fn advance(&mut self, head: Head, out: &mut Vec<u8>) -> Result<Option<u128>, MergeError> {
+    fn advance(&mut self, head: Head, out: &mut Vec<u8>) -> Result<Option<Key>, MergeError> {
         let Some(cursor) = self.cursors.get_mut(head.index) else { return Ok(None) };
         if !cursor.is_open {
             cursor.is_open = true;
@@ -207,9 +216,9 @@ impl<S: Source> Merge<S> {
             let end = cursor.next_start(cursor.at + 1);
             return cursor.go_to(end, head.key, self.check_all);
         }
-        let (end, before_end, key_at_end) = match self.heap.peek() {
+        let (end, before_end, key_at_end) = match self.heads.second() {
             None => (cursor.block.len(), cursor.last_key, None),
-            Some(Reverse(limit)) => cursor.run_below(*limit, head)?,
+            Some(limit) => cursor.run_below(limit, head)?,
         };
         out.extend_from_slice(&cursor.block[cursor.at..end]);
         self.last_given = Some(before_end);
@@ -222,12 +231,95 @@ impl<S: Source> Merge<S> {
         }
     }
 
+    /// Whether the next source stands at the same record, which was not given out yet, and both are open.
+    fn stands_with_others(&self, head: Head) -> bool {
+        let is_open = |index: usize| self.cursors.get(index).is_some_and(|cursor| cursor.is_open);
+        let other = self.heads.second().filter(|other| other.key == head.key && is_open(other.index));
+        other.is_some() && is_open(head.index) && self.last_given != Some(head.key)
+    }
+
+    /// Where sources stand at the same record, copies of it mostly, gives out what they have in common in one piece and takes
+    /// them all behind it. False, and nothing is changed, if that is not even a record.
+    fn give_common(&mut self, out: &mut Vec<u8>) -> bool {
+        let Some(first) = self.heads.pop() else { return false };
+        let mut group = std::mem::take(&mut self.group);
+        group.clear();
+        group.push(first);
+        while let Some(other) = self.heads.first() {
+            if other.key != first.key || !self.cursors.get(other.index).is_some_and(|cursor| cursor.is_open) {
+                break;
+            }
+            group.extend(self.heads.pop());
+        }
+        let common = self.common_of(&group);
+        match common {
+            Some((len, last_key)) => self.give_of_all(&group, len, last_key, out),
+            None => group.iter().for_each(|head| self.heads.push(*head)),
+        }
+        self.group = group;
+        common.is_some()
+    }
+
+    /// Gives out so much of what these sources have in common, which ends with the record of that id.
+    fn give_of_all(&mut self, group: &[Head], len: usize, last_key: Key, out: &mut Vec<u8>) {
+        let first = group.first().and_then(|head| self.cursors.get(head.index));
+        let given = first.and_then(|cursor| cursor.block.get(cursor.at..cursor.at + len)).unwrap_or_default();
+        let records = memchr_iter(b'\n', given).count() as u64;
+        out.extend_from_slice(given);
+        self.duplicates += records * (group.len() as u64 - 1);
+        self.last_given = Some(last_key);
+        for &Head { index, .. } in group {
+            let Some(cursor) = self.cursors.get_mut(index) else { continue };
+            match cursor.go_to(cursor.at + len, last_key, self.check_all) {
+                Ok(Some(key)) => self.heads.push(Head { key, index }),
+                Ok(None) => self.close(index),
+                Err(error) => {
+                    self.close(index);
+                    self.untold.push(error.at_source(index));
+                }
+            }
+        }
+    }
+
+    /// How many bytes of whole records, at least one, these sources have in common from where they stand, up to where the next
+    /// of the others stands, and the last id within them.
+    fn common_of(&self, group: &[Head]) -> Option<(usize, Key)> {
+        let (first, others) = group.split_first()?;
+        let cursor = self.cursors.get(first.index)?;
+        let end = match self.heads.first() {
+            None => cursor.block.len(),
+            // A fault is told by `advance`, which meets it too.
+            Some(limit) => cursor.run_below(limit, *first).ok()?.0,
+        };
+        let mut common = cursor.block.get(cursor.at..end)?;
+        for other in others {
+            let other = self.cursors.get(other.index)?;
+            common = &common[..common_len(common, other.block.get(other.at..)?)];
+        }
+        let common = &common[..whole_len(common)];
+        let last = common.len().checked_sub(last(common)?.whole.len())?;
+        Some((common.len(), cursor.key_at(cursor.at + last).ok()?))
+    }
+
     fn close(&mut self, index: usize) {
         if let Some(cursor) = self.cursors.get_mut(index) {
             cursor.source = None;
             self.spare.push(std::mem::take(&mut cursor.block));
         }
     }
+}
+
+/// How many bytes both begin with.
+fn common_len(one: &[u8], other: &[u8]) -> usize {
+    let most = one.len().min(other.len());
+    let mut len = 0;
+    // Whole pieces first: a comparison of slices is as fast as memory.
+    for piece in [4096, 64, 1] {
+        while len + piece <= most && one[len..len + piece] == other[len..len + piece] {
+            len += piece;
+        }
+    }
+    len
 }
 
 /// Below this many bytes between two looks the rest is walked record by record.
@@ -237,14 +329,15 @@ impl<S: Source> Cursor<S> {
     fn new(source: S) -> Cursor<S> {
         let low = source.low();
         let source = Some(source);
-        Cursor { source, low, is_open: false, block: Vec::new(), at: 0, last_key: 0, before: 0 }
+        let (last_key, block) = (low.into(), Vec::new());
+        Cursor { source, low, is_open: false, block, checked: false, at: 0, last_key, before: 0 }
     }
 
     /// Reads the next block that is not empty. `after` is the id of the record before it. Gives its first id.
-    fn load(&mut self, after: Option<u128>, check_all: bool) -> Result<Option<u128>, MergeError> {
+    fn load(&mut self, after: Option<Key>, check_all: bool) -> Result<Option<Key>, MergeError> {
         let Some(source) = self.source.as_mut() else { return Ok(None) };
         self.before += self.block.len() as u64;
-        self.at = 0;
+        (self.at, self.checked) = (0, false);
         loop {
             self.block.clear();
             if !source.next_block(&mut self.block)? {
@@ -255,8 +348,8 @@ impl<S: Source> Cursor<S> {
             }
         }
         let first = self.key_at(0)?;
-        if after.is_none() && first < self.low.0 {
-            return Err(MergeError::BelowBound { index: 0, id: Id(first), low: self.low });
+        if after.is_none() && first < Key::from(self.low) {
+            return Err(MergeError::BelowBound { index: 0, id: first.id().unwrap_or(Id::MIN), low: self.low });
         }
         if let Some(after) = after.filter(|after| *after >= first) {
             return Err(self.descends(0, first, after));
@@ -271,6 +364,7 @@ impl<S: Source> Cursor<S> {
         }
         if check_all {
             self.check()?;
+            self.checked = true;
         }
         Ok(Some(first))
     }
@@ -290,7 +384,7 @@ impl<S: Source> Cursor<S> {
     }
 
     /// Moves to `end`, a start of a record or the end of the block, where the next is read. Gives the id found there.
-    fn go_to(&mut self, end: usize, before_end: u128, check_all: bool) -> Result<Option<u128>, MergeError> {
+    fn go_to(&mut self, end: usize, before_end: Key, check_all: bool) -> Result<Option<Key>, MergeError> {
         if end == self.block.len() {
             return self.load(Some(before_end), check_all);
         }
@@ -304,8 +398,8 @@ impl<S: Source> Cursor<S> {
 
     /// Finds how far the records from `self.at` on, whose id is `head.key`, stay before `limit`. Gives where the first
     /// one that does not begins, the id before it and, if it was looked at, its own.
-    fn run_below(&self, limit: Head, head: Head) -> Result<(usize, u128, Option<u128>), MergeError> {
-        let stays = |key: u128| Head { key, index: head.index } < limit;
+    fn run_below(&self, limit: Head, head: Head) -> Result<(usize, Key, Option<Key>), MergeError> {
+        let stays = |key: Key| Head { key, index: head.index } < limit;
         if stays(self.last_key) {
             return Ok((self.block.len(), self.last_key, None));
         }
@@ -353,17 +447,19 @@ impl<S: Source> Cursor<S> {
         memchr(b'\n', before).map_or(self.block.len(), |lf| from + lf)
     }
 
-    fn key_at(&self, at: usize) -> Result<u128, MergeError> {
-        let found = self.block.get(at..).and_then(id_at);
-        found.map(|id| id.0).ok_or_else(|| self.not_stored(NotStored::BadId { at: self.place(at) }))
+    fn key_at(&self, at: usize) -> Result<Key, MergeError> {
+        let stored = self.block.get(at..).unwrap_or_default();
+        let found = if self.checked { Key::known(stored) } else { Key::at(stored) };
+        found.ok_or_else(|| self.not_stored(NotStored::BadId { at: self.place(at) }))
     }
 
-    fn ascending(&self, at: usize, key: u128, after: u128) -> Result<(), MergeError> {
+    fn ascending(&self, at: usize, key: Key, after: Key) -> Result<(), MergeError> {
         if key > after { Ok(()) } else { Err(self.descends(at, key, after)) }
     }
 
-    fn descends(&self, at: usize, key: u128, after: u128) -> MergeError {
-        self.not_stored(NotStored::Descends { at: self.place(at), id: Id(key), after: Id(after) })
+    fn descends(&self, at: usize, key: Key, after: Key) -> MergeError {
+        let (key, after) = (key.id().unwrap_or(Id::MIN), after.id().unwrap_or(Id::MIN));
+        self.not_stored(NotStored::Descends { at: self.place(at), id: key, after })
     }
 
     fn not_stored(&self, source: NotStored) -> MergeError {

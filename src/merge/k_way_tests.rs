@@ -115,6 +115,68 @@ fn a_merge_is_the_same_as_sort_and_dedupe() {
 }
 
 #[test]
+fn copies_of_streams_on_several_sources_are_given_once_wherever_their_blocks_end() {
+    for seed in 0..2_000 {
+        let mut dice = Dice::new(seed);
+        let streams: Vec<Vec<Record>> = (0..1 + dice.below(3) as usize).map(|i| random_stream(&mut dice, i)).collect();
+        let mut given: Vec<Vec<Record>> = Vec::new();
+        for stream in &streams {
+            for _ in 0..1 + dice.below(3) {
+                // A copy that lacks a record here and there, and where now and then a text is another one.
+                let mut copy: Vec<Record> = stream.iter().filter(|_| !dice.one_in(20)).cloned().collect();
+                if dice.one_in(3) {
+                    copy.iter_mut().filter(|_| dice.one_in(9)).for_each(|record| record.1.push(b'!'));
+                }
+                given.push(copy);
+            }
+        }
+        let mut sources = Vec::new();
+        for stream in &given {
+            let low = stream.first().map_or(0, |record| record.0);
+            sources.push(source(blocks_of(stream, || 1 + dice.below(40) as usize), low));
+        }
+        let mut merge = if dice.one_in(2) { Merge::new(sources) } else { Merge::trusting(sources) };
+        let merged = run_all(&mut merge, dice.below(500) as usize).unwrap();
+        assert_eq!(merged, sort_and_dedupe(&given), "replay with seed {seed}");
+        let taken: u64 = given.iter().map(|s| s.len() as u64).sum();
+        assert_eq!(merge.duplicates(), taken - records(&merged).count() as u64, "replay with seed {seed}");
+    }
+}
+
+#[test]
+fn a_copy_that_breaks_is_named_and_what_the_other_has_comes_whole() {
+    let stream: Vec<Record> = (0..50).map(|n| (n, b"same".to_vec())).collect();
+    for seed in 0..500 {
+        let mut dice = Dice::new(seed);
+        let mut faulty = 0;
+        let mut sources = vec![source(blocks_of(&stream, || 1 + dice.below(9) as usize), 0)];
+        for _ in 0..2 {
+            let mut blocks = blocks_of(&stream, || 1 + dice.below(9) as usize);
+            if dice.one_in(2) {
+                let at = dice.below(blocks.len() as u64) as usize;
+                match dice.below(3) {
+                    0 => blocks[at] = b"break".to_vec(),
+                    1 => blocks[at].extend_from_slice(b"not an id\n"),
+                    _ => drop(blocks[at].pop()),
+                }
+                faulty += 1;
+            }
+            sources.insert(dice.below(sources.len() as u64 + 1) as usize, source(blocks, 0));
+        }
+        let mut merge = if dice.one_in(2) { Merge::new(sources) } else { Merge::trusting(sources) };
+        let (mut out, mut errors) = (Vec::new(), 0);
+        loop {
+            match merge.next_run(&mut out, 64) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(_) => errors += 1,
+            }
+        }
+        assert_eq!((errors, out == sort_and_dedupe(std::slice::from_ref(&stream))), (faulty, true), "seed {seed}");
+    }
+}
+
+#[test]
 fn nothing_merges_to_nothing() {
     assert_eq!(run_all(&mut Merge::<Blocks>::new(vec![]), 1).unwrap(), b"");
     assert_eq!(run_all(&mut Merge::new(vec![source(vec![], 3), source(vec![vec![]], 0)]), 1).unwrap(), b"");
@@ -185,5 +247,73 @@ fn a_bad_source_is_named_and_the_others_go_on() {
         assert!(error.to_string().contains(message), "{error}, not {message}");
         out.extend(run_all(&mut merge, 1).unwrap());
         assert_eq!(out, sort_and_dedupe(std::slice::from_ref(&good)), "{message}");
+    }
+}
+
+/// Copies of one stream, which lack and change records here and there, and a stream of their own.
+fn copies(dice: &mut Dice) -> Vec<Vec<Record>> {
+    let original = random_stream(dice, 9);
+    let mut streams: Vec<Vec<Record>> = (0..2 + dice.below(3))
+        .map(|_| {
+            let (lack, change) = (dice.below(4), dice.below(4));
+            let mut copy = original.clone();
+            copy.retain(|_| lack == 0 || dice.below(20) > 0);
+            for (_, text) in &mut copy {
+                if change == 0 && dice.below(20) == 0 {
+                    text.push(b'!');
+                }
+            }
+            copy
+        })
+        .collect();
+    streams.push(random_stream(dice, 1));
+    streams
+}
+
+#[test]
+fn copies_of_the_same_records_are_merged_as_if_each_were_looked_at_by_itself() {
+    for seed in 0..2_000 {
+        let mut dice = Dice::new(seed);
+        let streams = copies(&mut dice);
+        let mut sources = Vec::new();
+        for stream in &streams {
+            let blocks = blocks_of(stream, || 1 + dice.below(30) as usize);
+            sources.push(source(blocks, stream.first().map_or(7, |one| one.0)));
+        }
+        let mut merge = if dice.one_in(2) { Merge::new(sources) } else { Merge::trusting(sources) };
+        let merged = run_all(&mut merge, 1 + dice.below(2_000) as usize).unwrap();
+        assert!(merged == sort_and_dedupe(&streams), "replay with seed {seed}");
+        let all: usize = streams.iter().map(Vec::len).sum();
+        assert_eq!(merge.duplicates() as usize, all - records(&merged).count(), "replay with seed {seed}");
+    }
+}
+
+#[test]
+fn a_copy_that_breaks_is_told_of_and_costs_nothing_that_another_has() {
+    for seed in 0..500 {
+        let mut dice = Dice::new(seed);
+        let stream = random_stream(&mut dice, 1);
+        let mut blocks = |breaks: bool| {
+            let mut blocks = blocks_of(&stream, || 1 + dice.below(30) as usize);
+            let at = dice.below(blocks.len() as u64 + 1) as usize;
+            if breaks {
+                blocks.insert(at, b"break".to_vec());
+            }
+            blocks
+        };
+        let low = stream.first().map_or(7, |one| one.0);
+        let broken = [false, true, true].map(|breaks| source(blocks(breaks), low));
+        let mut merge = Merge::new(broken.into());
+        let (mut merged, mut told) = (Vec::new(), Vec::new());
+        loop {
+            match merge.next_run(&mut merged, 1) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => told.push(error.index()),
+            }
+        }
+        told.sort_unstable();
+        assert_eq!(told, [1, 2], "replay with seed {seed}");
+        assert!(merged == sort_and_dedupe(&[stream]), "replay with seed {seed}");
     }
 }

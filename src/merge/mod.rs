@@ -1,3 +1,4 @@
 //! Many sorted streams into one, each record once.
 
+mod heads;
 pub mod k_way;

@@ -14,7 +14,7 @@ const PATIENCE: Patience = Patience {
     connect: Duration::from_secs(2),
     response: Duration::from_secs(5),
     read: Some(Duration::from_secs(300)),
-    proxy: false,
+    ..Patience::NODE
 };
 
 /// How often it is looked whether anybody still waits for the answer.

@@ -2,5 +2,6 @@
 
 pub mod batch;
 pub mod id;
+pub mod key;
 pub mod line;
 pub mod stored;

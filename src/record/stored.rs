@@ -1,8 +1,9 @@
 //! The stored record, `ID SP record LF`: the only form on disk, between nodes, and out of the API.
 
 use super::id::{ID_LEN, Id};
+use super::key::Key;
 use crate::unit::Bytes;
-use memchr::{memchr, memrchr};
+use memchr::{memchr, memchr_iter, memrchr};
 use std::fmt;
 
 /// Bytes before the text of a stored record: the id and a space.
@@ -133,21 +134,24 @@ pub struct Checker {
 impl Checker {
     /// Takes the next block of whole records. After an error the digest covers what was taken before this block.
     pub fn take(&mut self, block: &[u8]) -> Result<(), NotStored> {
-        let mut seen = (self.first, self.last, self.records);
+        let (mut last, mut taken) = (self.last.map(Key::from), 0);
         let mut offset = 0;
         for stored in records(block) {
             let at = Bytes(self.len + offset as u64);
-            let id = stored.id().ok_or(NotStored::BadId { at })?;
-            if let Some(after) = seen.1.filter(|last| *last >= id) {
-                return Err(NotStored::Descends { at, id, after });
+            let key = Key::at(stored.whole).ok_or(NotStored::BadId { at })?;
+            if last >= Some(key) {
+                let read = |key: Option<Key>| key.and_then(Key::id).unwrap_or(Id::MIN);
+                return Err(NotStored::Descends { at, id: read(Some(key)), after: read(last) });
             }
-            seen = (seen.0.or(Some(id)), Some(id), seen.2 + 1);
+            (last, taken) = (Some(key), taken + 1);
             offset += stored.whole.len();
         }
         if offset != block.len() {
             return Err(NotStored::Torn { at: Bytes(self.len + offset as u64) });
         }
-        (self.first, self.last, self.records) = seen;
+        self.first = self.first.or_else(|| id_at(block));
+        self.last = last.and_then(Key::id);
+        self.records += taken;
         self.len += block.len() as u64;
         self.crc32.update(block);
         Ok(())
@@ -161,6 +165,19 @@ impl Checker {
         self.records += records;
         self.len += block.len() as u64;
         self.crc32.update(block);
+    }
+
+    /// Takes a block of whole records of which each was looked at just before: that it goes on from the last one, and how many
+    /// they are. Not empty.
+    pub fn take_seen(&mut self, block: &[u8]) -> Result<(), NotStored> {
+        let at = self.len();
+        let last = last(block).ok_or(NotStored::Torn { at })?.id().ok_or(NotStored::BadId { at })?;
+        let first = id_at(block).ok_or(NotStored::BadId { at })?;
+        if let Some(after) = self.last.filter(|after| *after >= first) {
+            return Err(NotStored::Descends { at, id: first, after });
+        }
+        self.take_trusted(block, first, last, memchr_iter(b'\n', block).count() as u64);
+        Ok(())
     }
 
     /// What was read; `None` if there was no record.
@@ -214,6 +231,11 @@ mod tests {
         two.take(&block_of(&[1])).expect("sound");
         two.take(&block_of(&[2, 3])).expect("sound");
         assert_eq!(one.digest(), two.digest());
+        let mut seen = Checker::default();
+        seen.take_seen(&block_of(&[1, 2])).expect("sound");
+        assert!(seen.take_seen(&block_of(&[2])).is_err() && seen.take_seen(b"").is_err());
+        seen.take_seen(&block_of(&[3])).expect("sound");
+        assert_eq!(one.digest(), seen.digest());
         let digest = one.digest().expect("three records");
         assert_eq!((digest.first, digest.last, digest.records), (Id(1), Id(3), 3));
     }

@@ -101,7 +101,7 @@ impl Segment {
 
 /// Whether a block is whole records whose ids ascend: what [`fault_in`] finds nothing in, without reading the ids as
 /// numbers. Canonical ids are in the order of their bytes.
-fn are_in_order(block: &[u8]) -> bool {
+pub fn are_in_order(block: &[u8]) -> bool {
     let (mut rest, mut before) = (block, None);
     while !rest.is_empty() {
         let Some((prefix, text)) = rest.split_first_chunk::<PREFIX_LEN>() else { return false };

@@ -16,6 +16,7 @@ use crate::segment::{Segment, identity, wire};
 use crate::unit::Bytes;
 use std::fmt;
 use std::io::{self, Read};
+use std::sync::Arc;
 
 /// Header: the persistent id of the store that answers.
 pub const STORE_ID: &str = "X-Oklog-Store-Id";
@@ -125,7 +126,29 @@ impl StoreLog {
     /// means that it is on stable storage. The same content again is answered by a receipt, and kept once. What would leave less
     /// than the reserve free is [`ReplicateError::Full`], at the block that would.
     pub fn replicate(&self, body: &mut dyn Read, whole: &dyn Fn() -> bool) -> Result<Receipt, ReplicateError> {
-        let taken = self.take_in(body, whole);
+        self.take(|store| {
+            let writer = store.copy_in(body)?;
+            if whole() { Ok(writer) } else { Err(ReplicateError::Body(io::ErrorKind::UnexpectedEof.into())) }
+        })
+    }
+
+    /// The same for a segment that comes in runs of whole records from this process, `next` giving them up to the end: they are
+    /// checked like any others, and written without being cut anew.
+    pub fn take_parts(
+        &self,
+        next: &mut dyn FnMut() -> io::Result<Option<Arc<Vec<u8>>>>,
+    ) -> Result<Receipt, ReplicateError> {
+        self.take(|store| {
+            let mut writer = None;
+            while let Some(part) = next().map_err(ReplicateError::Body)? {
+                store.write_on(&mut writer, &part)?;
+            }
+            writer.ok_or(ReplicateError::Empty)
+        })
+    }
+
+    fn take(&self, copy: impl FnOnce(&StoreLog) -> Result<Writer, ReplicateError>) -> Result<Receipt, ReplicateError> {
+        let taken = copy(self).and_then(|writer| self.keep(writer));
         match &taken {
             Ok(_) => self.note_disk(None),
             Err(ReplicateError::Full(e) | ReplicateError::Io { source: e, .. }) => self.note_disk(Some(e)),
@@ -134,11 +157,7 @@ impl StoreLog {
         taken
     }
 
-    fn take_in(&self, body: &mut dyn Read, whole: &dyn Fn() -> bool) -> Result<Receipt, ReplicateError> {
-        let writer = self.copy_in(body)?;
-        if !whole() {
-            return Err(ReplicateError::Body(io::ErrorKind::UnexpectedEof.into()));
-        }
+    fn keep(&self, writer: Writer) -> Result<Receipt, ReplicateError> {
         let sealed = self.seal(writer).map_err(ReplicateError::io("syncing"))?;
         let receipt = Receipt { store_id: self.id(), digest: *sealed.digest() };
         if self.has(&receipt.digest).map_err(ReplicateError::io("comparing"))? {
@@ -158,24 +177,29 @@ impl StoreLog {
         let mut block = Vec::new();
         let mut writer: Option<Writer> = None;
         while blocks.next_block(&mut block).map_err(ReplicateError::Body)? {
-            // Before anything is written: what makes room needs some, and an error of the disk comes too late for it.
-            self.room()
-                .admit(Bytes(block.len() as u64), self.clock.now())
-                .map_err(ReplicateError::io("asking for the room of"))?;
-            let open = match &mut writer {
-                Some(open) => open,
-                empty => {
-                    let at = Bytes(0);
-                    let first = stored::id_at(&block).ok_or(ReplicateError::NotStored(NotStored::BadId { at }))?;
-                    empty.insert(self.begin(first).map_err(ReplicateError::io("creating"))?)
-                }
-            };
-            open.append(&block).map_err(|e| match e {
-                WriteError::NotStored(fault) => ReplicateError::NotStored(fault),
-                WriteError::Io(e) => ReplicateError::io("writing")(e),
-            })?;
+            self.write_on(&mut writer, &block)?;
         }
         writer.ok_or(ReplicateError::Empty)
+    }
+
+    /// Adds a block to a segment, which begins with the first one.
+    fn write_on(&self, writer: &mut Option<Writer>, block: &[u8]) -> Result<(), ReplicateError> {
+        // Before anything is written: what makes room needs some, and an error of the disk comes too late for it.
+        self.room()
+            .admit(Bytes(block.len() as u64), self.clock.now())
+            .map_err(ReplicateError::io("asking for the room of"))?;
+        let open = match writer {
+            Some(open) => open,
+            empty => {
+                let at = Bytes(0);
+                let first = stored::id_at(block).ok_or(ReplicateError::NotStored(NotStored::BadId { at }))?;
+                empty.insert(self.begin(first).map_err(ReplicateError::io("creating"))?)
+            }
+        };
+        open.append(block).map_err(|e| match e {
+            WriteError::NotStored(fault) => ReplicateError::NotStored(fault),
+            WriteError::Io(e) => ReplicateError::io("writing")(e),
+        })
     }
 
     /// Whether a live segment holds just this. Two that have both ends and the length in common are read, if nobody has

@@ -6,6 +6,7 @@ pub mod crew;
 pub mod entropy;
 pub mod fs;
 pub mod notify;
+pub mod pipe;
 pub mod private;
 pub mod process;
 pub mod secret;
