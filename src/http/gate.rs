@@ -146,7 +146,7 @@ impl Gate {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     // An error of the wait is an error of the next accept.
                     let _ = match parting.is_empty() {
-                        true => wait_acceptable_or(&listener, bell).map(drop),
+                        true => wait_acceptable_or(&listener, bell, None).map(drop),
                         false => wait_readable(&listener, Some(SHORTAGE)).map(drop),
                     };
                     Ok(())
