@@ -1,8 +1,8 @@
 //! The reading room: finds records by time and content.
 //!
 //! ```text
-//! params -> needle (a matcher) -> scan (pieces, through the pool) -> merge, or newest -> answer (of this node: api)
-//!                                 remote (pieces of others) ----------^
+//! params -> needle (a matcher) -> scan (piece by piece, through the pool) -> merge, or newest -> answer (of this node: api)
+//!                                 remote (pieces of others) ---------------^
 //!                                   ^-- scatter (asks them through calls; plan says whom, and with complete what silence means)
 //! ```
 
@@ -14,6 +14,7 @@ pub mod needle;
 pub mod newest;
 pub mod node;
 pub mod params;
+mod piece;
 pub mod plan;
 pub mod pool;
 pub mod remote;

@@ -1,26 +1,40 @@
 //! The threads that scan: a fixed number for the whole process, fair between queries.
 //!
 //! Every query has a line of its own; a free thread takes one piece of work from the line whose turn it is. So a query over
-//! a week does not hold up one over a minute. How much a query has in line is bounded by the query (see `scan`).
+//! a week does not hold up one over a minute. How much a query has in line is bounded by the query (see `scan`). Buffers
+//! belong to the threads, not to queries: memory to read into does not grow with the number of queries.
 
 use crate::world::crew::{Crew, LARGE_STACK, Stop, lock, wait_for};
 use std::collections::VecDeque;
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 /// How long a thread waits at a time. It is woken for work, and at the end.
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
 
-type Work = Box<dyn FnOnce() + Send>;
+type Work = Box<dyn FnOnce(&mut Scratch) + Send>;
+
+/// What a scanning thread lends to each piece of work.
+#[derive(Default)]
+pub struct Scratch {
+    /// Which of the pool's threads it is, counted from 0.
+    pub thread: usize,
+    /// What is read.
+    pub block: Vec<u8>,
+    /// What is found in it.
+    pub found: Vec<Range<usize>>,
+}
 
 /// The scanning threads.
 #[derive(Default)]
 pub struct Pool {
     lines: Mutex<Lines>,
     arrived: Condvar,
-    /// There are no threads.
-    inline: bool,
+    threads: usize,
+    /// What whoever waits for work works with, where there are no threads.
+    inline: Option<Mutex<Scratch>>,
 }
 
 #[derive(Default)]
@@ -39,19 +53,19 @@ pub struct Line {
 impl Pool {
     /// Starts `threads` of them; they end when `stop` is raised.
     pub fn start(threads: usize, crew: &Crew, stop: &Stop) -> io::Result<Arc<Pool>> {
-        let pool = Arc::new(Pool::default());
+        let threads = threads.max(1);
+        let pool = Arc::new(Pool { threads, ..Pool::default() });
         stop.wakes(&pool, |pool| (&pool.lines, &pool.arrived));
-        for n in 0..threads.max(1) {
+        for n in 0..threads {
             let (pool, stop) = (pool.clone(), stop.clone());
-            crew.start(&format!("scan {n}"), LARGE_STACK, move || pool.work(&stop))?;
+            crew.start(&format!("scan {n}"), LARGE_STACK, move || pool.work(n, &stop))?;
         }
         Ok(pool)
     }
 
-    /// A pool without threads: what is put in line is done at once, by whoever puts it there. For one thread in virtual
-    /// time.
+    /// A pool without threads: whoever waits for work does it, see [`Line::help`]. For one thread in virtual time.
     pub fn inline() -> Arc<Pool> {
-        Arc::new(Pool { inline: true, ..Pool::default() })
+        Arc::new(Pool { threads: 1, inline: Some(Mutex::default()), ..Pool::default() })
     }
 
     /// Opens a line.
@@ -61,11 +75,12 @@ impl Pool {
         Line { pool: self.clone(), number: lines.numbers }
     }
 
-    fn work(&self, stop: &Stop) {
+    fn work(&self, thread: usize, stop: &Stop) {
+        let mut scratch = Scratch { thread, ..Scratch::default() };
         while !stop.is_raised() {
             if let Some(work) = self.next(stop) {
                 // A panic costs the piece of work, whose query sees that no answer comes, not the thread.
-                let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+                let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&mut scratch)));
             }
         }
     }
@@ -86,16 +101,29 @@ impl Pool {
 
 impl Line {
     /// Puts a piece of work in line.
-    pub fn add(&self, work: impl FnOnce() + Send + 'static) {
-        if self.pool.inline {
-            return work();
-        }
+    pub fn add(&self, work: impl FnOnce(&mut Scratch) + Send + 'static) {
         let mut lines = lock(&self.pool.lines);
         match lines.waiting.iter_mut().find(|(number, _)| *number == self.number) {
             Some((_, line)) => line.push_back(Box::new(work)),
             None => lines.waiting.push_back((self.number, VecDeque::from([Box::new(work) as Work]))),
         }
+        drop(lines);
         self.pool.arrived.notify_one();
+    }
+
+    /// Does the line's next piece of work if the pool has no threads for it. Whether it did.
+    pub fn help(&self) -> bool {
+        let Some(scratch) = &self.pool.inline else { return false };
+        let work = {
+            let mut lines = lock(&self.pool.lines);
+            lines.waiting.iter_mut().find(|(number, _)| *number == self.number).and_then(|(_, line)| line.pop_front())
+        };
+        work.map(|work| work(&mut lock(scratch))).is_some()
+    }
+
+    /// How many pieces of work can be done at once.
+    pub fn threads(&self) -> usize {
+        self.pool.threads
     }
 }
 
@@ -122,14 +150,14 @@ mod tests {
         let order = Arc::new(Mutex::new(Vec::new()));
         let note = |who: &'static str| {
             let order = order.clone();
-            move || lock(&order).push(who)
+            move |_: &mut Scratch| lock(&order).push(who)
         };
         for _ in 0..5 {
             long.add(note("long"));
         }
         short.add(note("short"));
         while let Some(work) = pool.next(&Stop::default()).filter(|_| lock(&order).len() < 6) {
-            work();
+            work(&mut Scratch::default());
             if lock(&order).len() == 6 {
                 break;
             }
@@ -141,7 +169,7 @@ mod tests {
     fn what_is_left_in_a_line_goes_with_it() {
         let pool = Arc::new(Pool::default());
         let line = pool.line();
-        line.add(|| panic!("never done"));
+        line.add(|_| panic!("never done"));
         drop(line);
         assert!(lock(&pool.lines).waiting.is_empty());
     }

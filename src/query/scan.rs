@@ -1,34 +1,42 @@
-//! Scanning segments in pieces, several at once, in the order in which a merge asks for them.
+//! Scanning segments, several stretches at once, in the order in which a merge asks for them.
 //!
-//! A segment is cut at fixed offsets into pieces of [`PIECE`] bytes; a record belongs to the piece in which it starts, so
-//! every piece can be scanned without its neighbours. The part outside the time range is cut off by bisection before.
-//! What nobody has read since the start is checked on the way: a damaged part is an error, never left out in silence.
+//! A part that is read is cut into stretches of a few pieces (see `piece`), and a stretch is what a thread of the pool does
+//! at a time. The part outside the time range is cut off by bisection before. What nobody has read since the start is
+//! checked on the way: a damaged part is an error, never left out in silence.
 //!
-//! Memory: each part that is open has at least one piece in work; beyond that a query has [`AHEAD`] pieces in all. A piece
-//! is 256 KiB, or one record where that is longer.
+//! A thread that is done with a stretch sends for the next itself. Whoever merges is woken when there is something to merge,
+//! or when the part for which it waits has ended: a stretch in which nothing is found costs it nothing.
+//!
+//! Memory: each part that the merge has reached has at least one piece in work or waiting; beyond that a query has
+//! [`AHEAD`] pieces in all, and as many files open. A piece is 256 KiB, or one record where that is longer. Parts that have
+//! ended, and those that nobody has come to, cost nothing but what names them.
 
 use super::needle::Matcher;
-use super::pool::Line;
+pub use super::piece::PIECE;
+use super::piece::{Reading, Stretch};
+use super::pool::{Line, Scratch};
 use crate::http::Cancel;
 use crate::merge::k_way::{MergeError, Source};
 use crate::ops::metrics::Counter;
 use crate::record::id::Id;
 use crate::segment::Segment;
-pub use crate::segment::checked::PIECE;
 use crate::segment::readable::{Readable, Source as Place, first_at_least};
 use crate::unit::Bytes;
-use crate::world::crew::lock;
-use crate::world::fs::{File, read_full_at};
-use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
-use memchr::memchr;
-use std::collections::VecDeque;
+use crate::world::crew::{lock, wait_for};
+use crate::world::fs::File;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
-/// Pieces a query has in work or waiting, beyond one for each part that is open.
+/// Pieces a query has in work or waiting, beyond one for each part that the merge has reached.
 pub const AHEAD: usize = 16;
+
+/// The most pieces in a stretch. More would not make handing over cheaper: it is some microseconds for a MiB.
+const LONGEST_STRETCH: usize = 4;
+
+/// How often somebody who waits looks whether the query is cancelled.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// From which end a query reads.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,41 +49,57 @@ pub enum Direction {
 
 /// What all parts of one query share.
 pub struct Scan {
-    parts: Vec<Part>,
+    parts: Vec<Readable>,
     from: Id,
     to: Id,
     direction: Direction,
-    /// Pieces that may be in work beyond one for each part.
-    ahead: usize,
-    in_work: AtomicUsize,
+    /// The most pieces in a stretch.
+    longest: usize,
     line: Line,
-    matchers: Mutex<Vec<Matcher>>,
     matcher: Matcher,
+    /// A clone of the matcher for each thread.
+    matchers: Vec<OnceLock<Matcher>>,
     cancel: Cancel,
     scanned: Counter,
+    state: Mutex<State>,
+    /// There is something for whoever merges.
+    arrived: Condvar,
 }
 
-struct Part {
-    readable: Readable,
-    state: Mutex<PartState>,
+struct State {
+    /// The first part that nobody has come to.
+    next: usize,
+    /// The parts before it that have not ended.
+    open: BTreeMap<usize, Part>,
+    /// Pieces in work or waiting.
+    in_work: usize,
+    /// How many of them there may be beyond one for each part that is reached.
+    ahead: usize,
+    /// The part for which the merge waits.
+    awaited: Option<usize>,
+    /// Blocks that were merged, for what is read next.
+    spare: Vec<Vec<u8>>,
 }
 
+/// A part that has not ended.
 #[derive(Default)]
-struct PartState {
-    opened: bool,
-    /// What is left to be scanned; given up, and the file with it, when nothing is.
-    left: Option<Span>,
-    pieces: VecDeque<Receiver<io::Result<Vec<u8>>>>,
+struct Part {
+    /// What nobody has begun to read; `None` until it is known where that lies.
+    left: Option<Stretch>,
+    /// The open file; given up when nothing is left.
+    file: Option<Arc<dyn File>>,
+    /// What is in work or waits for the merge, in order.
+    tasks: VecDeque<Task>,
+    /// The number of the first of them.
+    first: u64,
+    /// Whether the merge has come here.
+    is_reached: bool,
 }
 
-struct Span {
-    file: Arc<dyn File>,
-    /// The segment, where it is not known to be whole.
-    unchecked: Option<Arc<Segment>>,
-    from: u64,
-    to: u64,
-    floor: u64,
-    ceiling: u64,
+struct Task {
+    pieces: usize,
+    /// What was found, when it is done.
+    result: Option<io::Result<Vec<u8>>>,
 }
 
 /// What is needed to set a scan up.
@@ -88,7 +112,8 @@ pub struct Setup {
     pub to: Id,
     /// From which end.
     pub direction: Direction,
-    /// Whether to read ahead: not worth it where the first records found are enough.
+    /// Whether to read ahead from the start: not worth it where the first records found may be enough. Then it begins with
+    /// nothing, and doubles with every block that is taken.
     pub read_ahead: bool,
     /// What matches.
     pub matcher: Matcher,
@@ -108,183 +133,288 @@ impl Scan {
             Direction::Forward => parts.sort_by_key(|part| part.low),
             Direction::Backward => parts.sort_by_key(|part| std::cmp::Reverse(part.high)),
         }
-        let parts: Vec<Part> = parts.into_iter().map(|readable| Part { readable, state: Mutex::default() }).collect();
         let count = parts.len();
+        let threads = line.threads();
+        // What is found everywhere goes on as it was read, piece by piece.
+        let longest = if matcher.takes_all() { 1 } else { (AHEAD / threads / 2).clamp(1, LONGEST_STRETCH) };
+        let state = State {
+            next: 0,
+            open: BTreeMap::new(),
+            in_work: 0,
+            ahead: if read_ahead { AHEAD } else { 0 },
+            awaited: None,
+            spare: Vec::new(),
+        };
         let scan = Arc::new(Scan {
             parts,
             from,
             to,
             direction,
-            ahead: if read_ahead { AHEAD } else { 0 },
-            in_work: AtomicUsize::new(0),
+            longest,
             line,
-            matchers: Mutex::default(),
             matcher,
+            matchers: (0..threads).map(|_| OnceLock::new()).collect(),
             cancel,
             scanned,
+            state: Mutex::new(state),
+            arrived: Condvar::new(),
         });
         (0..count).map(|index| PartSource { scan: scan.clone(), index }).collect()
     }
 
-    /// Puts pieces in line: one of this part for certain, and more of it and of those that follow while there is room.
-    fn schedule(self: &Arc<Self>, index: usize) -> io::Result<()> {
-        for (nth, part) in self.parts.iter().enumerate().skip(index) {
-            let mut state = lock(&part.state);
-            loop {
-                let must = nth == index && state.pieces.is_empty();
-                if !must && self.in_work.load(Ordering::Relaxed) >= self.ahead {
-                    return Ok(());
+    /// The next matching records of a part; `None` at its end. `old` is a block that is not needed any more.
+    fn next_found(self: &Arc<Self>, index: usize, old: Vec<u8>) -> io::Result<Option<Vec<u8>>> {
+        let mut state = lock(&self.state);
+        state.keep(old);
+        while state.next <= index && state.next < self.parts.len() {
+            self.come_to_next(&mut state);
+        }
+        if let Some(part) = state.open.get_mut(&index) {
+            part.is_reached = true;
+        }
+        loop {
+            self.send(&mut state, index);
+            let Some(part) = state.open.get_mut(&index) else { return Ok(None) };
+            if let Some((pieces, result)) = part.take_done() {
+                state.in_work -= pieces;
+                state.ahead = (state.ahead * 2).clamp(1, AHEAD);
+                if result.is_err() {
+                    state.give_up(index);
                 }
-                if !state.opened {
-                    state.opened = true;
-                    state.left = Some(self.open(&part.readable)?);
-                }
-                let Some(piece) = state.left.as_mut().and_then(|span| span.next(self.direction)) else {
-                    state.left = None;
-                    break;
-                };
-                state.pieces.push_back(self.send(piece));
+                self.send(&mut state, index);
+                return result.map(Some);
+            }
+            if self.cancel.is_cancelled() {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            drop(state);
+            let helped = self.line.help();
+            state = lock(&self.state);
+            let is_due = state.open.get(&index).is_none_or(|part| part.is_done());
+            if !helped && !is_due {
+                state.awaited = Some(index);
+                state = wait_for(&self.arrived, state, LOOK);
+                state.awaited = None;
             }
         }
-        Ok(())
     }
 
-    fn open(&self, part: &Readable) -> io::Result<Span> {
-        let file = part.source.open()?;
-        let unchecked = match &part.source {
-            Place::Segment(segment) if !segment.is_known_whole() => Some(segment.clone()),
-            _ => None,
-        };
+    /// Takes the next part among those that are open. What need not be looked for in it is known.
+    fn come_to_next(&self, state: &mut State) {
+        let Some(readable) = self.parts.get(state.next) else { return };
+        let is_inside = readable.low >= self.from && readable.high <= self.to;
+        let left = is_inside.then(|| Stretch::between(0, readable.len.0));
+        state.open.insert(state.next, Part { left, ..Part::default() });
+        state.next += 1;
+    }
+
+    /// Puts in line what is to be done next: for this part if it is reached and has nothing in work, and for all while there
+    /// is room. Lets the part go if it has ended.
+    fn send(self: &Arc<Self>, state: &mut State, index: usize) {
+        if state.open.get(&index).is_some_and(Part::is_ended) {
+            state.open.remove(&index);
+        }
+        if self.cancel.is_cancelled() {
+            return;
+        }
+        if state.open.get(&index).is_some_and(|part| part.is_reached && part.tasks.is_empty()) {
+            self.send_one(state, index);
+        }
+        while state.in_work < state.ahead {
+            // What is furthest behind, and only then parts that nobody has come to.
+            let behind = state.open.iter().filter(|(_, part)| part.has_work()).min_by_key(|(_, part)| part.tasks.len());
+            match behind.map(|(index, _)| *index) {
+                Some(index) => self.send_one(state, index),
+                None if state.next < self.parts.len() => self.come_to_next(state),
+                None => break,
+            }
+        }
+    }
+
+    fn send_one(self: &Arc<Self>, state: &mut State, index: usize) {
+        let most = state.ahead.saturating_sub(state.in_work).clamp(1, self.longest) as u64;
+        let Some(part) = state.open.get_mut(&index).filter(|part| part.has_work()) else { return };
+        let stretch = part.left.as_mut().map(|left| match self.direction {
+            Direction::Forward => left.split_front(most),
+            Direction::Backward => left.split_back(most),
+        });
+        let number = part.first + part.tasks.len() as u64;
+        let pieces = stretch.as_ref().map_or(1, Stretch::pieces);
+        part.tasks.push_back(Task { pieces, result: None });
+        let file = part.file.clone();
+        if part.left.is_some_and(|left| left.is_empty()) {
+            part.file = None;
+        }
+        state.in_work += pieces;
+        let out = if stretch.is_some() { state.spare.pop().unwrap_or_default() } else { Vec::new() };
+        let mut order = Order { scan: Arc::downgrade(self), index, number, file, is_done: false };
+        self.line.add(move |scratch| order.work(stretch, out, scratch));
+    }
+
+    /// Takes what came of a task. Wakes whoever merges if it waits for this.
+    fn take(self: &Arc<Self>, order: &Order, done: io::Result<Done>) {
+        let mut state = lock(&self.state);
+        let Some(part) = state.open.get_mut(&order.index) else { return };
+        let result = done.map(|done| match done {
+            Done::Placed(left) => {
+                part.left = Some(left);
+                Vec::new()
+            }
+            Done::Found(found) => found,
+        });
+        let is_error = result.is_err();
+        let place = order.number.checked_sub(part.first).and_then(|nth| part.tasks.get_mut(usize::try_from(nth).ok()?));
+        let Some(task) = place else { return };
+        task.result = Some(result);
+        if is_error {
+            part.left = Some(Stretch::between(0, 0));
+        }
+        part.file = order.file.clone().filter(|_| part.has_work());
+        while let Some((pieces, block)) = state.open.get_mut(&order.index).and_then(Part::take_empty) {
+            state.in_work -= pieces;
+            state.keep(block);
+        }
+        self.send(&mut state, order.index);
+        let is_due = state.open.get(&order.index).is_none_or(Part::is_done);
+        if is_due && state.awaited == Some(order.index) {
+            state.awaited = None;
+            self.arrived.notify_one();
+        }
+    }
+
+    /// Which records of an open file are wanted.
+    fn place(&self, part: &Readable, file: &dyn File) -> io::Result<Stretch> {
+        let unchecked = unchecked(part);
         let find = |id| {
-            let at = first_at_least(file.as_ref(), part.len, id)?;
-            unchecked.as_ref().map_or(Ok(()), |segment| segment.check_around(file.as_ref(), at.0))?;
+            let at = first_at_least(file, part.len, id)?;
+            unchecked.map_or(Ok(()), |segment| segment.check_around(file, at.0))?;
             Ok::<Bytes, io::Error>(at)
         };
         let start = if part.low >= self.from { Bytes(0) } else { find(self.from)? };
         let beyond = Id(self.to.0.saturating_add(1));
         let end = if part.high <= self.to { part.len } else { find(beyond)? };
-        Ok(Span { file, unchecked, from: start.0, to: end.0, floor: start.0, ceiling: end.0 })
+        Ok(Stretch::between(start.0, end.0))
+    }
+}
+
+/// The segment of a part, where it is not known to be whole.
+fn unchecked(part: &Readable) -> Option<&Segment> {
+    match &part.source {
+        Place::Segment(segment) if !segment.is_known_whole() => Some(segment),
+        _ => None,
+    }
+}
+
+impl State {
+    /// Ends a part, whatever is in work for it.
+    fn give_up(&mut self, index: usize) {
+        if let Some(part) = self.open.remove(&index) {
+            self.in_work -= part.tasks.iter().map(|task| task.pieces).sum::<usize>();
+        }
     }
 
-    fn send(self: &Arc<Self>, piece: Piece) -> Receiver<io::Result<Vec<u8>>> {
-        self.in_work.fetch_add(1, Ordering::Relaxed);
-        let (sender, receiver) = bounded(1);
-        let scan = Arc::downgrade(self);
-        self.line.add(move || {
-            // The query may be over by now; then nobody wants the answer.
-            if let Some(scan) = scan.upgrade() {
-                let _ = sender.send(scan.scan_piece(&piece));
+    fn keep(&mut self, block: Vec<u8>) {
+        if block.capacity() > 0 && self.spare.len() < AHEAD {
+            self.spare.push(block);
+        }
+    }
+}
+
+impl Part {
+    /// Whether there is something to be put in line.
+    fn has_work(&self) -> bool {
+        // Where it is to be read is looked for once.
+        self.left.map_or(self.tasks.is_empty(), |left| !left.is_empty())
+    }
+
+    fn is_ended(&self) -> bool {
+        self.tasks.is_empty() && !self.has_work()
+    }
+
+    /// Whether there is something for the merge.
+    fn is_done(&self) -> bool {
+        self.tasks.front().map_or(!self.has_work(), |task| task.result.is_some())
+    }
+
+    fn take_done(&mut self) -> Option<(usize, io::Result<Vec<u8>>)> {
+        self.tasks.front()?.result.as_ref()?;
+        let task = self.tasks.pop_front()?;
+        self.first += 1;
+        Some((task.pieces, task.result?))
+    }
+
+    /// The block of a task in which nothing was found, if that is the next.
+    fn take_empty(&mut self) -> Option<(usize, Vec<u8>)> {
+        match &self.tasks.front()?.result {
+            Some(Ok(found)) if found.is_empty() => {
+                self.take_done().and_then(|(pieces, result)| Some((pieces, result.ok()?)))
             }
-        });
-        receiver
+            _ => None,
+        }
+    }
+}
+
+/// What a task is for. One that is dropped before it is done tells so: nobody waits in vain.
+struct Order {
+    scan: Weak<Scan>,
+    index: usize,
+    number: u64,
+    file: Option<Arc<dyn File>>,
+    is_done: bool,
+}
+
+enum Done {
+    /// It is known where the part is to be read.
+    Placed(Stretch),
+    /// The matching records of a stretch.
+    Found(Vec<u8>),
+}
+
+impl Order {
+    fn work(&mut self, stretch: Option<Stretch>, out: Vec<u8>, scratch: &mut Scratch) {
+        // The query may be over by now; then nobody wants the answer.
+        let Some(scan) = self.scan.upgrade() else { return };
+        let done = self.try_work(&scan, stretch, out, scratch);
+        self.is_done = true;
+        scan.take(self, done);
     }
 
-    fn scan_piece(&self, piece: &Piece) -> io::Result<Vec<u8>> {
-        if self.cancel.is_cancelled() {
+    fn try_work(
+        &mut self,
+        scan: &Scan,
+        stretch: Option<Stretch>,
+        mut out: Vec<u8>,
+        scratch: &mut Scratch,
+    ) -> io::Result<Done> {
+        let gone = || io::Error::other("a part is not there");
+        if scan.cancel.is_cancelled() {
             return Err(io::ErrorKind::Interrupted.into());
         }
-        let (block, at) = piece.read()?;
-        if let Some(segment) = &piece.unchecked {
-            segment.check(&block, at, (piece.from, piece.to))?;
-        }
-        self.scanned.add(block.len() as u64);
-        if self.matcher.takes_all() {
-            return Ok(block);
-        }
-        let matcher = lock(&self.matchers).pop().unwrap_or_else(|| self.matcher.clone());
-        let mut found = Vec::new();
-        matcher.scan(&block, &mut found);
-        lock(&self.matchers).push(matcher);
-        let mut records = Vec::with_capacity(found.iter().map(|range| range.len()).sum());
-        for range in found {
-            records.extend_from_slice(&block[range]);
-        }
-        Ok(records)
-    }
-
-    /// The matching records of the part's next piece; `None` at the end of the part.
-    fn next_piece(self: &Arc<Self>, index: usize) -> io::Result<Option<Vec<u8>>> {
-        let Some(part) = self.parts.get(index) else { return Ok(None) };
-        self.schedule(index)?;
-        let Some(receiver) = lock(&part.state).pieces.pop_front() else { return Ok(None) };
-        let received = loop {
-            match receiver.recv_timeout(Duration::from_millis(50)) {
-                Ok(result) => break result,
-                Err(RecvTimeoutError::Timeout) if self.cancel.is_cancelled() => {
-                    break Err(io::ErrorKind::Interrupted.into());
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => break Err(io::Error::other("a scan broke off")),
-            }
+        let part = scan.parts.get(self.index).ok_or_else(gone)?;
+        let file = match self.file.take() {
+            Some(file) => file,
+            None => part.source.open()?,
         };
-        self.in_work.fetch_sub(1, Ordering::Relaxed);
-        received.map(Some)
-    }
-}
-
-impl Span {
-    fn next(&mut self, direction: Direction) -> Option<Piece> {
-        if self.from >= self.to {
-            return None;
-        }
-        let (from, to) = match direction {
-            Direction::Forward => (self.from, ((self.from / PIECE + 1) * PIECE).min(self.to)),
-            Direction::Backward => (((self.to - 1) / PIECE * PIECE).max(self.from), self.to),
+        let file = self.file.insert(file);
+        let Some(stretch) = stretch else { return scan.place(part, file.as_ref()).map(Done::Placed) };
+        let matcher = scan.matchers.get(scratch.thread).ok_or_else(gone)?.get_or_init(|| scan.matcher.clone());
+        let reading = Reading {
+            file: file.as_ref(),
+            unchecked: unchecked(part),
+            matcher,
+            cancel: &scan.cancel,
+            scanned: &scan.scanned,
         };
-        match direction {
-            Direction::Forward => self.from = to,
-            Direction::Backward => self.to = from,
-        }
-        let (file, unchecked) = (self.file.clone(), self.unchecked.clone());
-        Some(Piece { file, unchecked, from, to, floor: self.floor, ceiling: self.ceiling })
+        reading.find(&stretch, scratch, &mut out)?;
+        Ok(Done::Found(out))
     }
 }
 
-/// A piece of a file: the records that start in `from..to`. `floor` and `ceiling` are where records are known to begin and
-/// to end.
-struct Piece {
-    file: Arc<dyn File>,
-    unchecked: Option<Arc<Segment>>,
-    from: u64,
-    to: u64,
-    floor: u64,
-    ceiling: u64,
-}
-
-/// How much more is read at a time to find the end of a piece's last record.
-const TAIL: usize = 4 << 10;
-
-impl Piece {
-    /// The records, and where the first of them begins.
-    fn read(&self) -> io::Result<(Vec<u8>, u64)> {
-        // The record that holds the byte before a bound belongs to the piece before that bound: so each side looks for the
-        // same LF, at or after that byte.
-        let from = if self.from > self.floor { self.from - 1 } else { self.from };
-        let mut block = vec![0; usize::try_from(self.to - from).map_err(|_| io::ErrorKind::InvalidInput)?];
-        self.fill(&mut block, from)?;
-        while self.to < self.ceiling && block.last() != Some(&b'\n') {
-            let at = from + block.len() as u64;
-            let more = (self.ceiling - at).min(TAIL.max(block.len() / 4) as u64) as usize;
-            if more == 0 {
-                break;
-            }
-            let known = block.len();
-            block.resize(known + more, 0);
-            self.fill(&mut block[known..], at)?;
-            if let Some(lf) = memchr(b'\n', &block[known..]) {
-                block.truncate(known + lf + 1);
-            }
+impl Drop for Order {
+    fn drop(&mut self) {
+        if let Some(scan) = self.scan.upgrade().filter(|_| !self.is_done) {
+            scan.take(self, Err(io::Error::other("a scan broke off")));
         }
-        let start = if from < self.from { memchr(b'\n', &block).map_or(block.len(), |lf| lf + 1) } else { 0 };
-        block.drain(..start);
-        Ok((block, from + start as u64))
-    }
-
-    fn fill(&self, buffer: &mut [u8], at: u64) -> io::Result<()> {
-        if read_full_at(self.file.as_ref(), buffer, Bytes(at))? < buffer.len() {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the segment is shorter than it was"));
-        }
-        Ok(())
     }
 }
 
@@ -295,21 +425,23 @@ pub struct PartSource {
 }
 
 impl PartSource {
-    /// The matching records of the next piece, in ascending order; `None` at the end. Backward scans give the last piece
+    /// The matching records of the next pieces, in ascending order; `None` at the end. Backward scans give the last pieces
     /// first.
     pub fn next_piece(&self) -> io::Result<Option<Vec<u8>>> {
-        self.scan.next_piece(self.index)
+        self.scan.next_found(self.index, Vec::new())
     }
 
     /// No record of this part is larger.
     pub fn high(&self) -> Id {
-        self.scan.parts.get(self.index).map_or(Id::MIN, |part| part.readable.high.min(self.scan.to))
+        self.scan.parts.get(self.index).map_or(Id::MIN, |part| part.high.min(self.scan.to))
     }
 }
 
 impl Source for PartSource {
     fn next_block(&mut self, block: &mut Vec<u8>) -> Result<bool, MergeError> {
-        match self.next_piece() {
+        let mut old = std::mem::take(block);
+        old.clear();
+        match self.scan.next_found(self.index, old) {
             Ok(Some(records)) => {
                 *block = records;
                 Ok(true)
@@ -320,6 +452,10 @@ impl Source for PartSource {
     }
 
     fn low(&self) -> Id {
-        self.scan.parts.get(self.index).map_or(Id::MAX, |part| part.readable.low.max(self.scan.from))
+        self.scan.parts.get(self.index).map_or(Id::MAX, |part| part.low.max(self.scan.from))
     }
 }
+
+#[cfg(test)]
+#[path = "scan_tests.rs"]
+mod tests;

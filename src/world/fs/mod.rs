@@ -86,6 +86,11 @@ pub trait File: Send + Sync {
     /// it is asked again, as [`read_full_at`] does.
     fn read_at(&self, buffer: &mut [u8], offset: Bytes) -> io::Result<usize>;
 
+    /// The same, appended to `block`: at most `most` bytes. A real file fills memory that nobody has cleared before.
+    fn read_onto(&self, block: &mut Vec<u8>, most: usize, offset: Bytes) -> io::Result<usize> {
+        read_onto_cleared(self, block, most, offset)
+    }
+
     /// How long the file is now.
     fn size(&self) -> io::Result<Bytes>;
 
@@ -116,6 +121,15 @@ pub struct Space {
     pub total: Bytes,
     /// What we may still use.
     pub available: Bytes,
+}
+
+/// [`File::read_onto`] for any file.
+fn read_onto_cleared<F: File + ?Sized>(file: &F, block: &mut Vec<u8>, most: usize, offset: Bytes) -> io::Result<usize> {
+    let known = block.len();
+    block.resize(known + most, 0);
+    let read = file.read_at(&mut block[known..], offset);
+    block.truncate(known + read.as_ref().map_or(0, |n| *n));
+    read
 }
 
 /// Reads at `offset` until the buffer is full or the file ends. Gives how much was read.

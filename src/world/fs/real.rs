@@ -1,8 +1,10 @@
 //! The machine's own files.
 
-use super::{Entry, File, FileSystem, Space};
+use super::{Entry, File, FileSystem, Space, read_onto_cleared};
 use crate::unit::{Bytes, UnixMillis};
+use rustix::buffer::spare_capacity;
 use rustix::fs::{CWD, FallocateFlags, FlockOperation, OFlags, RenameFlags, fallocate, flock, renameat_with, statvfs};
+use rustix::io::pread;
 use std::fs;
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -193,6 +195,18 @@ impl File for RealFile {
 
     fn read_at(&self, buffer: &mut [u8], offset: Bytes) -> io::Result<usize> {
         self.0.read_at(buffer, offset.0)
+    }
+
+    fn read_onto(&self, block: &mut Vec<u8>, most: usize, offset: Bytes) -> io::Result<usize> {
+        let known = block.len();
+        block.reserve_exact(most);
+        // The system fills whatever room there is. Where that is far more than is wanted, clearing costs less.
+        if most == 0 || (block.capacity() - known) / 2 > most {
+            return read_onto_cleared(self, block, most, offset);
+        }
+        let n = pread(&self.0, spare_capacity(block), offset.0)?.min(most);
+        block.truncate(known + n);
+        Ok(n)
     }
 
     fn size(&self) -> io::Result<Bytes> {
