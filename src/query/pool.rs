@@ -2,7 +2,8 @@
 //!
 //! Every query has a line of its own; a free thread takes one piece of work from the line whose turn it is. So a query over
 //! a week does not hold up one over a minute. How much a query has in line is bounded by the query (see `scan`). Buffers
-//! belong to the threads, not to queries: memory to read into does not grow with the number of queries.
+//! belong to the threads, not to queries: memory to read into does not grow with the number of queries. What a query leaves
+//! of its blocks serves the next one, [`MOST_SPARE`] of them: memory that was never touched is what a short query would cost.
 
 use crate::world::crew::{Crew, LARGE_STACK, Stop, lock, wait_for};
 use std::collections::VecDeque;
@@ -13,6 +14,12 @@ use std::time::Duration;
 
 /// How long a thread waits at a time. It is woken for work, and at the end.
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
+
+/// How many blocks are kept for the queries to come.
+const MOST_SPARE: usize = 16;
+
+/// A block with more room than this is not kept: it held a record of unusual length.
+const LARGEST_SPARE: usize = 1 << 20;
 
 type Work = Box<dyn FnOnce(&mut Scratch) + Send>;
 
@@ -33,6 +40,8 @@ pub struct Pool {
     lines: Mutex<Lines>,
     arrived: Condvar,
     threads: usize,
+    /// Blocks that no query needs now.
+    spare: Mutex<Vec<Vec<u8>>>,
     /// What whoever waits for work works with, where there are no threads.
     inline: Option<Mutex<Scratch>>,
 }
@@ -121,6 +130,19 @@ impl Line {
         work.map(|work| work(&mut lock(scratch))).is_some()
     }
 
+    /// A block that another query has left, or one without memory.
+    pub fn take_block(&self) -> Vec<u8> {
+        lock(&self.pool.spare).pop().unwrap_or_default()
+    }
+
+    /// Leaves a block to other queries.
+    pub fn leave_block(&self, block: Vec<u8>) {
+        let mut spare = lock(&self.pool.spare);
+        if spare.len() < MOST_SPARE && (1..=LARGEST_SPARE).contains(&block.capacity()) {
+            spare.push(block);
+        }
+    }
+
     /// How many pieces of work can be done at once.
     pub fn threads(&self) -> usize {
         self.pool.threads
@@ -163,6 +185,21 @@ mod tests {
             }
         }
         assert_eq!(*lock(&order), ["long", "short", "long", "long", "long", "long"]);
+    }
+
+    #[test]
+    fn what_a_query_leaves_serves_the_next_and_no_more_than_a_few_blocks_are_kept() {
+        let pool = Arc::new(Pool::default());
+        let (one, other) = (pool.line(), pool.line());
+        for _ in 0..2 * MOST_SPARE {
+            one.leave_block(Vec::with_capacity(1000));
+        }
+        one.leave_block(Vec::new());
+        drop(one);
+        let kept = (0..2 * MOST_SPARE).filter(|_| other.take_block().capacity() > 0).count();
+        assert_eq!(kept, MOST_SPARE);
+        other.leave_block(Vec::with_capacity(LARGEST_SPARE + 1));
+        assert_eq!(other.take_block().capacity(), 0);
     }
 
     #[test]

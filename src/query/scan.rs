@@ -246,7 +246,11 @@ impl Scan {
             part.file = None;
         }
         state.in_work += pieces;
-        let out = if stretch.is_some() { state.spare.pop().unwrap_or_default() } else { Vec::new() };
+        let out = if stretch.is_some() {
+            state.spare.pop().unwrap_or_else(|| self.line.take_block())
+        } else {
+            Vec::new()
+        };
         let mut order = Order { scan: Arc::downgrade(self), index, number, file, is_done: false };
         self.line.add(move |scratch| order.work(stretch, out, scratch));
     }
@@ -294,6 +298,14 @@ impl Scan {
         let beyond = Id(self.to.0.saturating_add(1));
         let end = if part.high <= self.to { part.len } else { find(beyond)? };
         Ok(Stretch::between(start.0, end.0))
+    }
+}
+
+impl Drop for Scan {
+    fn drop(&mut self) {
+        for block in lock(&self.state).spare.drain(..) {
+            self.line.leave_block(block);
+        }
     }
 }
 
