@@ -7,6 +7,7 @@
 
 use super::client::Shape;
 use crate::record::id::{ID_LEN, Id};
+use crate::record::key::Key;
 use crate::record::stored::PREFIX_LEN;
 use crate::segment::reader::LONGEST_RECORD;
 use memchr::memchr;
@@ -77,7 +78,7 @@ impl Cutter {
 
     /// Begins a record.
     fn begin(&mut self, prefix: &[u8; PREFIX_LEN]) -> io::Result<()> {
-        if !is_prefix(prefix) {
+        if Key::at(prefix).is_none() {
             return Err(invalid("the answer holds a line that is no record"));
         }
         self.known = PREFIX_LEN;
@@ -119,29 +120,6 @@ impl Cutter {
 
 fn invalid(what: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
-}
-
-/// Whether these are an id in canonical form and a space: what [`Id::parse`] takes, without its value.
-fn is_prefix(prefix: &[u8; PREFIX_LEN]) -> bool {
-    let [first, .., space] = prefix;
-    let (Some(front), Some(back)) = (prefix.first_chunk(), prefix.get(ID_LEN - 16..).and_then(<[u8]>::first_chunk))
-    else {
-        return false;
-    };
-    // Both halves overlap, so that either is 16 bytes, which are looked at at once.
-    *first <= b'7' && *space == b' ' && are_digits(front) && are_digits(back)
-}
-
-/// Whether all are digits of Crockford's base32 in upper case.
-fn are_digits(text: &[u8; 16]) -> bool {
-    let mut bad = 0;
-    for &byte in text {
-        let is_number = byte.wrapping_sub(b'0') < 10;
-        let is_letter = byte.wrapping_sub(b'A') < 26;
-        let is_left_out = (byte == b'I') | (byte == b'L') | (byte == b'O') | (byte == b'U');
-        bad |= u8::from(!(is_number | (is_letter & !is_left_out)));
-    }
-    bad == 0
 }
 
 #[cfg(test)]
@@ -225,18 +203,6 @@ mod tests {
             for size in 1..40 {
                 let found = cut(shape, body.chunks(size), &mut dice);
                 assert_eq!(found, expected, "replay with seed {seed}, pieces of {size}");
-            }
-        }
-    }
-
-    #[test]
-    fn an_id_is_known_as_one_by_its_26_characters() {
-        let id = Id(u128::MAX / 3).to_string() + " ";
-        for at in 0..PREFIX_LEN {
-            for byte in 0..=255 {
-                let mut prefix: [u8; PREFIX_LEN] = id.as_bytes().try_into().expect("27 bytes");
-                prefix[at] = byte;
-                assert_eq!(is_prefix(&prefix), stored::id_at(&prefix).is_some(), "byte {byte} at {at}");
             }
         }
     }

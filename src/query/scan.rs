@@ -246,11 +246,8 @@ impl Scan {
             part.file = None;
         }
         state.in_work += pieces;
-        let out = if stretch.is_some() {
-            state.spare.pop().unwrap_or_else(|| self.line.take_block())
-        } else {
-            Vec::new()
-        };
+        let out =
+            if stretch.is_some() { state.spare.pop().unwrap_or_else(|| self.line.take_block()) } else { Vec::new() };
         let mut order = Order { scan: Arc::downgrade(self), index, number, file, is_done: false };
         self.line.add(move |scratch| order.work(stretch, out, scratch));
     }

@@ -16,10 +16,12 @@ pub struct Key {
 
 impl Key {
     /// The id at the start of a stored record; `None` if there is none in canonical form, followed by a space.
+    #[inline]
     pub fn at(stored: &[u8]) -> Option<Key> {
         let prefix = stored.first_chunk::<PREFIX_LEN>()?;
-        let is_id = prefix[0] <= b'7' && prefix[ID_LEN] == b' ' && are_digits(prefix);
-        if is_id { Key::known(stored) } else { None }
+        let (front, back) = (prefix.first_chunk::<16>()?, prefix.get(ID_LEN - 16..)?.first_chunk::<16>()?);
+        let is_id = prefix[0] <= b'7' && prefix[ID_LEN] == b' ' && are_digits(front) && are_digits(back);
+        is_id.then(|| Key { front: u128::from_be_bytes(*front), back: u128::from_be_bytes(*back) })
     }
 
     /// The same where the record was looked at before: its id is not checked. `None` if it is too short for one.
@@ -46,12 +48,9 @@ impl From<Id> for Key {
     }
 }
 
-/// Whether all but the last byte are digits of Crockford's base32, upper case. Without branches, so that the compiler looks at
-/// them side by side.
-fn are_digits(prefix: &[u8; PREFIX_LEN]) -> bool {
-    let mut digits = [b'0'; 32];
-    digits[..ID_LEN].copy_from_slice(&prefix[..ID_LEN]);
-    let all = digits.iter().fold(1, |all, byte| {
+/// Whether all are digits of Crockford's base32, upper case. Without branches, so that the compiler looks at them side by side.
+fn are_digits(bytes: &[u8; 16]) -> bool {
+    let all = bytes.iter().fold(1, |all, byte| {
         let is_used = (byte != &b'I') & (byte != &b'L') & (byte != &b'O') & (byte != &b'U');
         let is_letter = u8::from(byte.wrapping_sub(b'A') < 26) & u8::from(is_used);
         all & (u8::from(byte.wrapping_sub(b'0') < 10) | is_letter)

@@ -7,7 +7,7 @@
 
 use super::Segment;
 use super::sift::{Flaw, hole_in};
-use crate::record::id::ID_LEN;
+use crate::record::key::Key;
 use crate::record::stored::{NotStored, PREFIX_LEN, records};
 use crate::unit::Bytes;
 use crate::world::crew::lock;
@@ -106,31 +106,16 @@ impl Segment {
 pub fn are_in_order(block: &[u8]) -> bool {
     let (mut rest, mut before) = (block, None);
     while !rest.is_empty() {
-        let Some((prefix, text)) = rest.split_first_chunk::<PREFIX_LEN>() else { return false };
-        // Two windows of 16 bytes that together are the 26 of the id.
-        let (Some(front), Some(back)) = (prefix.first_chunk::<16>(), prefix[ID_LEN - 16..].first_chunk::<16>()) else {
-            return false;
-        };
-        let id = (u128::from_be_bytes(*front), u128::from_be_bytes(*back));
-        let is_id = prefix[0] <= b'7' && prefix[ID_LEN] == b' ' && are_digits(front) && are_digits(back);
-        if !is_id || before >= Some(id) {
+        let key = Key::at(rest);
+        if key.is_none() || before >= key {
             return false;
         }
-        before = Some(id);
+        before = key;
+        let text = rest.get(PREFIX_LEN..).unwrap_or_default();
         let Some(lf) = memchr(b'\n', text) else { return false };
         rest = &text[lf + 1..];
     }
     true
-}
-
-/// Whether all are digits of Crockford's base32, upper case. Without branches, so that they are looked at side by side.
-fn are_digits(bytes: &[u8; 16]) -> bool {
-    let all = bytes.iter().fold(1, |all, byte| {
-        let is_used = (byte != &b'I') & (byte != &b'L') & (byte != &b'O') & (byte != &b'U');
-        let is_letter = u8::from(byte.wrapping_sub(b'A') < 26) & u8::from(is_used);
-        all & (u8::from(byte.wrapping_sub(b'0') < 10) | is_letter)
-    });
-    all != 0
 }
 
 /// What keeps a block, read from byte `at` on, from being whole records whose ids ascend.
