@@ -109,7 +109,7 @@ pub const CASES: &[Case] = &[
         .when(When::Named),
     case("growth-sources", "growth", growth::sources, "memory and time with segments that overlap").when(When::Named),
     case("growth-beside", "growth", growth::beside, "ingest while 4 queries scan and compaction runs; ingest alone")
-        .room(4)
+        .room(6)
         .when(When::Named),
 ];
 

@@ -1,6 +1,6 @@
 //! Store segments that no node wrote: many small ones, or some that lie over each other.
 //!
-//! They are valid, and made so that compaction finds nothing to do: a node that is started on the small ones gets
+//! They are valid, and but for those that are made to be joined, compaction finds nothing to do with them: a node that is started on the small ones gets
 //! `-store.segment-target-size=1`, beside which each of them is full; the others reach over more time than compaction
 //! joins or pulls apart.
 
@@ -56,6 +56,24 @@ impl Small {
         };
         (format!("from={}&to={}", id(from - SECOND / 20), id(from + 3 * SECOND - SECOND / 20)), 3 * SMALL)
     }
+}
+
+/// Adds segments of about 1 MiB each to a store that is stopped, one for each second, the last of which ends before the last
+/// `before_s` seconds: small ones, which compaction joins.
+pub fn joinable(dir: &Path, count: u64, before_s: u64) -> Outcome<()> {
+    let store = dir.join("store");
+    let text = "j".repeat(162);
+    let records = (1 << 20) / (27 + text.len() as u64 + 1);
+    let first = unix_nanos()?.saturating_sub((count + before_s) * SECOND);
+    for number in 0..count {
+        let mut content = Vec::with_capacity(1 << 20);
+        let at = |record: u64| UnixNanos(first + number * SECOND + record * SECOND / (records + 1));
+        let id = |record: u64| Id::new(at(record), StreamBits::from_random(number), record as u32);
+        (0..records).for_each(|record| write(&mut content, id(record), text.as_bytes()));
+        let name = Bounds::Range(id(0), id(records - 1), 0).file_name(State::Flushed);
+        std::fs::write(store.join(name), content)?;
+    }
+    Ok(())
 }
 
 /// Makes `dir/store` with so many segments that lie over each other from end to end, record by record, all together of so
