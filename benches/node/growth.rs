@@ -186,6 +186,8 @@ pub fn beside(bench: &mut Bench) -> Outcome<()> {
         drop(node);
         let small = bench.options.size >> 21;
         joinable(&dir, small, 600 + (run as u64) * (small + 60))?;
+        // What was laid in is on the disk before: its write-back is none of the node's.
+        std::process::Command::new("sync").status()?;
         node = start()?;
         let stop = AtomicBool::new(false);
         let beside = std::thread::scope(|scope| {
