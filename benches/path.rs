@@ -8,9 +8,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 use oklog::ingest::log::{IngestLog, Limits, Reason};
 use oklog::ingest::recover::Ground;
-use oklog::merge::k_way::{Merge, MergeError, Source};
 use oklog::query::needle::Matcher;
-use oklog::record::id::{Id, IdClock, IdRun, StreamBits};
+use oklog::record::id::{IdClock, IdRun, StreamBits};
 use oklog::record::line::{Cut, LineCutter};
 use oklog::record::stored::{records, whole_len, write};
 use oklog::segment::reader::BLOCK;
@@ -24,6 +23,9 @@ use std::hint::black_box;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+#[path = "tools/eight_streams.rs"]
+mod eight_streams;
 
 /// The generator as it is, so that its lines are those of everyone who measures with it, and a way to have them in memory.
 mod corpus {
@@ -265,52 +267,13 @@ fn blocks(stored: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// A segment in memory.
-struct InMemory<'a> {
-    low: Id,
-    rest: &'a [u8],
-}
-
-impl Source for InMemory<'_> {
-    fn next_block(&mut self, block: &mut Vec<u8>) -> Result<bool, MergeError> {
-        let cut = whole_len(&self.rest[..self.rest.len().min(BLOCK)]);
-        let (front, later) = self.rest.split_at(cut);
-        block.clear();
-        block.extend_from_slice(front);
-        self.rest = later;
-        Ok(cut > 0)
-    }
-
-    fn low(&self) -> Id {
-        self.low
-    }
-}
-
 fn merges(bench: &Bench, stored: &[u8]) {
     for (name, run) in [("merge 8 streams, record by record", 1), ("merge 8 streams, runs of 1,000", 1_000)] {
-        let mut streams = vec![Vec::new(); 8];
-        for (number, record) in records(stored).enumerate() {
-            streams[number / run % 8].extend_from_slice(record.whole);
-        }
-        let sources = || -> Vec<InMemory<'_>> {
-            let streams = streams.iter().filter(|stream| !stream.is_empty());
-            streams.map(|stream| InMemory { low: first_id(stream), rest: stream }).collect()
-        };
-        let mut out = Vec::new();
+        let streams = eight_streams::deal(stored, run);
+        let sources = || eight_streams::sources(&streams);
         bench.row(&format!("{name} (stored)"), stored.len(), sources, |sources| {
-            let (mut merge, mut merged) = (Merge::new(sources), 0);
-            loop {
-                out.clear();
-                if !merge.next_run(&mut out, BLOCK).expect("sound streams") {
-                    break;
-                }
-                merged += out.len();
-            }
+            let merged = eight_streams::merge(sources).expect("sound streams");
             assert_eq!(merged, stored.len(), "every record once");
         });
     }
-}
-
-fn first_id(stream: &[u8]) -> Id {
-    records(stream).next().and_then(|record| record.id()).unwrap_or(Id::MIN)
 }

@@ -15,6 +15,8 @@ mod cluster;
 mod connections;
 mod consume;
 mod corpus;
+#[path = "../tools/eight_streams.rs"]
+mod eight_streams;
 mod floors;
 mod growth;
 mod http;

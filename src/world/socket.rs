@@ -100,17 +100,22 @@ pub fn wait_writable(descriptor: impl AsFd, span: Duration) -> io::Result<()> {
     wait_for(descriptor, PollFlags::OUT, Some(span)).map(drop)
 }
 
-fn wait_for(descriptor: impl AsFd, events: PollFlags, span: Option<Duration>) -> io::Result<Readiness> {
-    let mut fds = [PollFd::new(&descriptor, events)];
+/// Polls, at most for `span`; `None` waits for ever. An interrupted wait is a wait that ended early, with nothing found: whoever
+/// waits in a loop looks again.
+fn poll_for(fds: &mut [PollFd<'_>], span: Option<Duration>) -> io::Result<()> {
     let timeout = match span {
         Some(span) => Some(Timespec::try_from(span).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?),
         None => None,
     };
-    match poll(&mut fds, timeout.as_ref()) {
-        // An interrupted wait is a wait that ended early: whoever waits in a loop looks again.
-        Err(rustix::io::Errno::INTR) => return Ok(Readiness::default()),
-        other => other?,
-    };
+    match poll(fds, timeout.as_ref()) {
+        Err(rustix::io::Errno::INTR) | Ok(_) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn wait_for(descriptor: impl AsFd, events: PollFlags, span: Option<Duration>) -> io::Result<Readiness> {
+    let mut fds = [PollFd::new(&descriptor, events)];
+    poll_for(&mut fds, span)?;
     let found = fds[0].revents();
     let gone = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL;
     Ok(Readiness { readable: found.intersects(PollFlags::IN | gone), hung_up: found.intersects(gone) })
@@ -153,15 +158,7 @@ pub fn wait_two(
     };
     let mut fds = [PollFd::new(&first.0, flags(first.1)), PollFd::new(&second.0, flags(second.1))];
     let watched = if second.1 == Interest::default() { 1 } else { 2 };
-    let timeout = match span {
-        Some(span) => Some(Timespec::try_from(span).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?),
-        None => None,
-    };
-    match poll(&mut fds[..watched], timeout.as_ref()) {
-        // As above: an interrupted wait is a wait that ended early.
-        Err(rustix::io::Errno::INTR) => return Ok(Default::default()),
-        other => other?,
-    };
+    poll_for(&mut fds[..watched], span)?;
     let outcome = |fd: &PollFd<'_>| {
         let found = fd.revents();
         let broken = found.intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL);
@@ -250,11 +247,8 @@ impl Alarm {
 /// Waits until a socket has bytes, its end, or an error to fetch, or the bell is rung. Gives whether it was.
 pub fn wait_readable_or(stream: &TcpStream, bell: &Bell) -> io::Result<bool> {
     let mut fds = [PollFd::new(stream, PollFlags::IN), PollFd::new(&bell.clapper, PollFlags::IN)];
-    match poll(&mut fds, None) {
-        Err(rustix::io::Errno::INTR) => Ok(false),
-        Err(e) => Err(e.into()),
-        Ok(_) => Ok(!fds[1].revents().is_empty()),
-    }
+    poll_for(&mut fds, None)?;
+    Ok(!fds[1].revents().is_empty())
 }
 
 /// How many bytes a socket has received that were not read yet.
@@ -267,13 +261,6 @@ pub fn bytes_waiting(stream: &TcpStream) -> io::Result<usize> {
 /// the bell was rung.
 pub fn wait_acceptable_or(listener: &TcpListener, bell: &Bell, span: Option<Duration>) -> io::Result<bool> {
     let mut fds = [PollFd::new(listener, PollFlags::IN), PollFd::new(&bell.clapper, PollFlags::IN)];
-    let timeout = match span {
-        Some(span) => Some(Timespec::try_from(span).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?),
-        None => None,
-    };
-    match poll(&mut fds, timeout.as_ref()) {
-        Err(rustix::io::Errno::INTR) => Ok(false),
-        Err(e) => Err(e.into()),
-        Ok(_) => Ok(!fds[1].revents().is_empty()),
-    }
+    poll_for(&mut fds, span)?;
+    Ok(!fds[1].revents().is_empty())
 }
