@@ -3,6 +3,7 @@
 use crate::Outcome;
 use crate::bench::Bench;
 use crate::consume::settle;
+use crate::limits::touch_memory;
 use crate::process::{Node, Role, wait_for};
 use crate::start;
 use crate::table::Row;
@@ -54,6 +55,7 @@ pub fn consumed(bench: &mut Bench) -> Outcome<()> {
     let (mut rates, mut cpu, mut peaks) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..bench.options.long_runs() {
         let nodes = three(bench)?;
+        touch_memory(4 * bench.options.size);
         let before: f64 = nodes.iter().map(Node::cpu_s).sum();
         let start = Instant::now();
         let mut pushes = Vec::new();

@@ -7,6 +7,7 @@
 use crate::Outcome;
 use crate::bench::Bench;
 use crate::http::Client;
+use crate::limits::touch_memory;
 use crate::process::Role;
 use crate::spread::Spread;
 use crate::table::Row;
@@ -60,6 +61,7 @@ pub fn run(bench: &mut Bench) -> Outcome<()> {
     let (mut sent, mut segments) = (Vec::new(), Vec::new());
     for _ in 0..bench.options.long_runs() {
         let node = bench.node(Role::Both, "consumed", &[])?;
+        touch_memory(4 * bench.options.size);
         let (start, before) = (Instant::now(), node.cpu_s());
         sent.push(bench.tools.push(node.fast(), &corpus.path, 4)?.closed_s);
         let settled = settle(&mut [node.client()], corpus.lines)?;

@@ -5,6 +5,7 @@ use crate::bench::Bench;
 use crate::consume::settle;
 use crate::corpus::Corpus;
 use crate::http::{EVER, encode};
+use crate::limits::touch_memory;
 use crate::process::{Node, Role};
 use crate::segments::{Small, joinable, overlapping};
 use crate::spread::Spread;
@@ -181,6 +182,7 @@ pub fn beside(bench: &mut Bench) -> Outcome<()> {
     let (mut pairs, mut asked, mut compacting) = (Vec::new(), 0, 0);
     for run in 0..bench.options.long_runs() {
         settle_all(&node)?;
+        touch_memory(4 * bench.options.size);
         let alone = piece_mb / bench.tools.push(node.fast(), &pieces[0], 4)?.closed_s;
         settle_all(&node)?;
         drop(node);
@@ -188,6 +190,7 @@ pub fn beside(bench: &mut Bench) -> Outcome<()> {
         joinable(&dir, small, 600 + (run as u64) * (small + 60))?;
         // What was laid in is on the disk before: its write-back is none of the node's.
         std::process::Command::new("sync").status()?;
+        touch_memory(4 * bench.options.size);
         node = start()?;
         let stop = AtomicBool::new(false);
         let beside = std::thread::scope(|scope| {

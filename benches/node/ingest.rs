@@ -3,7 +3,7 @@
 use crate::Outcome;
 use crate::bench::Bench;
 use crate::http::{end, producer};
-use crate::limits::syncs_per_second;
+use crate::limits::{syncs_per_second, touch_memory};
 use crate::process::{Role, cpu_s};
 use crate::table::Row;
 use std::fs::OpenOptions;
@@ -64,6 +64,7 @@ pub fn durable_many(bench: &mut Bench) -> Outcome<()> {
 fn sink(bench: &mut Bench, connections: usize) -> Outcome<Cost> {
     let corpus = bench.corpus()?;
     bench.place.remove("sink");
+    touch_memory(2 * bench.options.size);
     let (sink, address) = bench.tools.sink(&bench.place, &bench.place.path("sink"))?;
     let pushed = bench.tools.push(&address, &corpus.path, connections)?;
     let cpu_per_gb = cpu_s(sink.pid()) / corpus.gb();
@@ -75,6 +76,7 @@ fn sink(bench: &mut Bench, connections: usize) -> Outcome<Cost> {
 fn push(bench: &mut Bench, port: Port, connections: usize) -> Outcome<Cost> {
     let corpus = bench.corpus()?;
     let node = bench.node(Role::Ingest, "ingest", ALONE)?;
+    touch_memory(2 * bench.options.size);
     let address = if port == Port::Fast { node.fast() } else { node.durable() };
     let cpu = node.cpu_s();
     let pushed = bench.tools.push(address, &corpus.path, connections)?;

@@ -11,7 +11,7 @@ use crate::segment::{Segment, State};
 use crate::store::log::StoreLog;
 use crate::store::writer::rename_free;
 use crate::unit::{Bytes, Monotonic, UnixMillis};
-use crate::world::crew::Stop;
+use crate::world::crew::{Patience, Stop, be_patient};
 use std::io;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -56,6 +56,7 @@ pub struct Housekeeper {
 
 /// Runs until `stop` is raised. A compaction on its way is ended first.
 pub fn run(mut keeper: Housekeeper, stop: &Stop) {
+    be_patient(Patience::Housekeeping);
     while !stop.wait(TICK) {
         keeper.tick(stop);
     }

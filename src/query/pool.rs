@@ -5,7 +5,7 @@
 //! belong to the threads, not to queries: memory to read into does not grow with the number of queries. What a query leaves
 //! of its blocks serves the next one, [`MOST_SPARE`] of them: memory that was never touched is what a short query would cost.
 
-use crate::world::crew::{Crew, LARGE_STACK, Stop, lock, wait_for};
+use crate::world::crew::{Crew, LARGE_STACK, Patience, Stop, be_patient, lock, wait_for};
 use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
@@ -85,6 +85,7 @@ impl Pool {
     }
 
     fn work(&self, thread: usize, stop: &Stop) {
+        be_patient(Patience::Answering);
         let mut scratch = Scratch { thread, ..Scratch::default() };
         while !stop.is_raised() {
             if let Some(work) = self.next(stop) {

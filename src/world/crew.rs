@@ -215,6 +215,28 @@ pub fn give_way() {
     std::thread::yield_now();
 }
 
+/// How much a thread lets others have when there is more to do than processors: Linux weighs each step at about 1.25 less
+/// (`sched(7)`, the nice value). With an idle processor it is as fast as any.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Patience {
+    /// Somebody waits for it, but what comes in must not wait for it: a third of a thread's weight.
+    Answering,
+    /// Nobody waits for it: a tenth.
+    Housekeeping,
+}
+
+/// Makes the calling thread this patient, until it ends. Where the system refuses, it stays as it was.
+pub fn be_patient(patience: Patience) {
+    let nice = match patience {
+        Patience::Answering => 5,
+        Patience::Housekeeping => 10,
+    };
+    // Linux takes the process's own number for the calling thread alone.
+    if let Err(e) = rustix::process::setpriority_process(None, nice) {
+        log::debug!("a thread keeps its priority: {e}");
+    }
+}
+
 /// How many threads can run at once on this machine; at least 1.
 pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
