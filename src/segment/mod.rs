@@ -13,6 +13,7 @@ pub mod readable;
 pub mod reader;
 pub mod recover;
 pub mod room;
+pub mod sealed;
 pub mod sift;
 pub mod wire;
 

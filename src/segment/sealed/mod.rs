@@ -1,0 +1,3 @@
+//! A segment packed for keeping: compressed blocks, with an index behind them.
+
+pub mod filter;
