@@ -5,6 +5,7 @@
 //! Whoever gives a segment up waits until no reader holds it ([`Graveyard`]) before the file goes.
 
 use super::checked::Checked;
+use super::sealed::{Form, Sealed, SealedText, form_of};
 use crate::record::id::Id;
 use crate::record::stored::Digest;
 use crate::unit::Bytes;
@@ -60,6 +61,16 @@ pub struct Segment {
 struct Place {
     path: PathBuf,
     open: Weak<dyn File>,
+    sealed: Weak<Sealed>,
+}
+
+/// An open segment, as it is on the disk.
+#[derive(Clone)]
+pub enum Content {
+    /// Stored records as they are.
+    Plain(Arc<dyn File>),
+    /// Packed in blocks.
+    Sealed(Arc<Sealed>),
 }
 
 impl Segment {
@@ -69,7 +80,7 @@ impl Segment {
         Segment {
             fs,
             known: known.into(),
-            place: Mutex::new(Place { path, open: nobody }),
+            place: Mutex::new(Place { path, open: nobody, sealed: Weak::new() }),
             checked: Checked::default(),
         }
     }
@@ -89,16 +100,32 @@ impl Segment {
         lock(&self.place).path.clone()
     }
 
-    /// The open file; opened now if nobody has it open.
+    /// Its stored records as a file, whichever form it has; opened now if nobody has it open.
     pub fn open(&self) -> io::Result<Arc<dyn File>> {
+        Ok(match self.content()? {
+            Content::Plain(file) => file,
+            Content::Sealed(sealed) => Arc::new(SealedText::new(sealed)),
+        })
+    }
+
+    /// The open file in the form it has; opened now if nobody has it open.
+    pub fn content(&self) -> io::Result<Content> {
         // Opening under the lock keeps a rename from coming between the path and the open.
         let mut place = lock(&self.place);
         if let Some(file) = place.open.upgrade() {
-            return Ok(file);
+            return Ok(Content::Plain(file));
+        }
+        if let Some(sealed) = place.sealed.upgrade() {
+            return Ok(Content::Sealed(sealed));
         }
         let file = self.fs.open(&place.path)?;
-        place.open = Arc::downgrade(&file);
-        Ok(file)
+        if form_of(&*file)? == Form::Plain {
+            place.open = Arc::downgrade(&file);
+            return Ok(Content::Plain(file));
+        }
+        let sealed = Arc::new(Sealed::open(file)?);
+        place.sealed = Arc::downgrade(&sealed);
+        Ok(Content::Sealed(sealed))
     }
 
     /// Renames the file to another name in its directory that nobody else has. On an error it keeps the one it had.
