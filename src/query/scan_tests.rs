@@ -39,7 +39,7 @@ impl Bench {
         let file = self.fs.create_new(&path).unwrap();
         file.append(bytes).unwrap();
         let (first, last, len) = (Id(ids[0]), Id(ids[ids.len() - 1]), Bytes(bytes.len() as u64));
-        let known = Known { first, last, len, records: None, crc32: None };
+        let known = Known::by_ends(first, last, len);
         let source = match is_segment {
             true => Place::Segment(Arc::new(Segment::new(self.fs.clone(), path, known))),
             false => Place::Open(file),

@@ -21,6 +21,7 @@ mod rebuild;
 mod text;
 mod write;
 
+pub use super::name::Form;
 pub use layout::{Block, Minute, Stream, VERSION};
 pub use read::{Glance, Sealed, Unpacker, form_of, glance, of_another_version};
 pub use text::SealedText;
@@ -32,15 +33,6 @@ pub const BLOCK_TEXT: usize = 256 << 10;
 
 /// How hard blocks are packed: zstd's own scale.
 pub const LEVEL: i32 = 6;
-
-/// What a file holds.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Form {
-    /// Stored records as they are.
-    Plain,
-    /// Stored records packed in blocks, with an index.
-    Sealed,
-}
 
 #[cfg(test)]
 mod tests;
