@@ -91,6 +91,24 @@ pub enum Content {
     Sealed(Arc<Sealed>),
 }
 
+impl Content {
+    /// Its stored records as a file.
+    pub fn text(self) -> Arc<dyn File> {
+        match self {
+            Content::Plain(file) => file,
+            Content::Sealed(sealed) => Arc::new(SealedText::new(sealed)),
+        }
+    }
+
+    /// What it is if it is packed.
+    pub fn sealed(self) -> Option<Arc<Sealed>> {
+        match self {
+            Content::Plain(_) => None,
+            Content::Sealed(sealed) => Some(sealed),
+        }
+    }
+}
+
 impl Segment {
     /// A segment that lies at `path` and holds what a [`Digest`], or a [`Known`], says.
     pub fn new(fs: Arc<dyn FileSystem>, path: PathBuf, known: impl Into<Known>) -> Segment {
@@ -142,10 +160,7 @@ impl Segment {
 
     /// Its stored records as a file, whichever form it has; opened now if nobody has it open.
     pub fn open(&self) -> io::Result<Arc<dyn File>> {
-        Ok(match self.content()? {
-            Content::Plain(file) => file,
-            Content::Sealed(sealed) => Arc::new(SealedText::new(sealed)),
-        })
+        self.content().map(Content::text)
     }
 
     /// The open file in the form it has; opened now if nobody has it open.
