@@ -89,7 +89,7 @@ pub fn execute(store: &StoreLog, inputs: &[Arc<Segment>], cuts: Cuts) -> Result<
 fn put_back(input: &Segment) {
     let path = input.path();
     if crate::store::writer::state_of(input) == Some(State::Reading)
-        && let Err(e) = rename_free(input, State::Flushed)
+        && let Err(e) = rename_free(input, input.resting_state())
     {
         // It answers queries under either name.
         log::warn!("renaming {} back: {e}", path.display());

@@ -1,11 +1,13 @@
 //! Which segments to merge next: one decision over a snapshot.
 //!
-//! Three rules, in this order. With T the target, S the widest span, and time cut into slots of S/2:
+//! Four rules, in this order. With T the target, S the widest span, and time cut into slots of S/2:
 //!
 //! - **Join**: a run of small segments that comes to at least `growth` (4) times its largest member, smallest first.
 //! - **Overlap**: segments above T/4 that lie over each other in time become segments that do not.
 //! - **Close**: a run that cannot grow any more, since what comes next would take it over T or lies in a later slot, is
 //!   joined once for good.
+//! - **Seal**: one segment that is full, or whose last record is older than an age, is written anew in compressed form,
+//!   the oldest first. A full one waits for what lies over it, as Overlap does, so that it is not compressed twice.
 //!
 //! A run comes to no more than T, and its segments begin in one slot and end by the end of the next. So nothing reaches
 //! over more than S, and retention, which removes whole segments, is never late by more. A run is contiguous in the
@@ -26,12 +28,16 @@
 //!
 //! **It ends.** Join and Close put one segment in the place of several up to 7/16 T. Overlap makes none of that size if
 //! its outputs are cut as the job says, and shortens the sum of all spans. So for any input a plan that is carried out
-//! again and again comes to `None`.
+//! again and again comes to `None`. Seal changes the form of one segment and nothing else, and no other rule looks at the
+//! form. So the other jobs are those that there would be without it, as many and in the same order; after each of them at
+//! most one segment for each output can be sealed more, since what is sealed is not sealed again unless its index is
+//! damaged. Two things follow: joining and sealing do not feed each other, and sealing at most doubles how often a byte
+//! is written, each time in a smaller form.
 //!
 //! Planning is one pass over all segments for each doubling of size: milliseconds for 100,000.
 
 use crate::record::id::Id;
-use crate::unit::Bytes;
+use crate::unit::{Bytes, UnixMillis};
 use std::time::Duration;
 
 #[cfg(test)]
@@ -54,8 +60,10 @@ pub struct Candidate {
     pub low: Id,
     /// Its last id.
     pub high: Id,
-    /// Its length.
+    /// How long its stored records are.
     pub len: Bytes,
+    /// Whether it is sealed, and its index is sound.
+    pub is_sealed: bool,
 }
 
 /// What a plan keeps to.
@@ -68,12 +76,14 @@ pub struct Limits {
     pub max_span: Duration,
     /// How much larger than its largest input an output of a Join is at least.
     pub growth: u64,
+    /// How old the last record of a segment is when it is sealed that is not full; `None`: nothing is sealed.
+    pub seal_age: Option<Duration>,
 }
 
 impl Limits {
-    /// Limits with the growth for which the bounds above are stated, 4.
+    /// Limits with the growth for which the bounds above are stated, 4, that seal nothing.
     pub fn new(target: Bytes, max_span: Duration) -> Limits {
-        Limits { target, max_span, growth: 4 }
+        Limits { target, max_span, growth: 4, seal_age: None }
     }
 
     /// Segments above this are full: 7/16 of the target, a little below the half, so that the halves of what was just
@@ -109,12 +119,14 @@ pub enum Reason {
     Overlap,
     /// They are neighbours that cannot grow any more.
     Close,
+    /// There is one, which is to be compressed.
+    Seal,
 }
 
 /// What to merge.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Job {
-    /// The keys of the segments, in order of their first ids; at least 2, at most [`MOST_INPUTS`].
+    /// The keys of the segments, in order of their first ids; at least 2, at most [`MOST_INPUTS`]. One, where it is sealed.
     pub inputs: Vec<u64>,
     /// Why.
     pub reason: Reason,
@@ -123,9 +135,12 @@ pub struct Job {
     pub cut: Bytes,
 }
 
-/// The next job, or `None` when all is well. `segments` are in order of their first ids.
-pub fn plan(segments: &[Candidate], limits: &Limits) -> Option<Job> {
-    join(segments, limits).or_else(|| overlap(segments, limits)).or_else(|| close(segments, limits))
+/// The next job, or `None` when all is well. `segments` are in order of their first ids. `now` is for the age of records.
+pub fn plan(segments: &[Candidate], limits: &Limits, now: UnixMillis) -> Option<Job> {
+    join(segments, limits)
+        .or_else(|| overlap(segments, limits))
+        .or_else(|| close(segments, limits))
+        .or_else(|| seal(segments, limits, now))
 }
 
 /// A contiguous run while it grows.
@@ -302,4 +317,36 @@ fn close_within(slot: &[&Candidate], is_over: bool, limits: &Limits) -> Option<J
         }
     }
     None
+}
+
+/// The oldest segment, by its last record, that is due. One that was written in the future is new.
+pub fn seal(segments: &[Candidate], limits: &Limits, now: UnixMillis) -> Option<Job> {
+    let age = limits.seal_age?;
+    let newest = segments.last()?.low;
+    let is_due = |segment: &&Candidate| {
+        is_old(segment, age, now) || (segment.len.0 > limits.full() && is_settled(segment, segments, limits, newest))
+    };
+    let due = segments.iter().filter(|segment| !segment.is_sealed).filter(is_due);
+    let oldest = due.min_by_key(|segment| (segment.high, segment.key))?;
+    Some(Job { inputs: vec![oldest.key], reason: Reason::Seal, cut: oldest.len })
+}
+
+fn is_old(segment: &Candidate, age: Duration, now: UnixMillis) -> bool {
+    now >= segment.high.millis().after(age)
+}
+
+/// Whether no arrival lies over the end of a full segment any more, or of one that Overlap may merge it with.
+fn is_settled(segment: &Candidate, segments: &[Candidate], limits: &Limits, newest: Id) -> bool {
+    let may_merge = |other: &&Candidate| {
+        other.len.0 > limits.target.0 / 4
+            && if other.low < segment.low { lies_over(other, segment) } else { lies_over(segment, other) }
+    };
+    segments.iter().filter(may_merge).all(|other| other.high < newest) && segment.high < newest
+}
+
+/// From when on time alone gives [`plan`] something to seal, after it has found nothing to do.
+pub fn next_seal(segments: &[Candidate], limits: &Limits) -> Option<UnixMillis> {
+    let age = limits.seal_age?;
+    let plain = segments.iter().filter(|segment| !segment.is_sealed);
+    plain.map(|segment| segment.high.millis().after(age)).min()
 }

@@ -18,7 +18,7 @@ pub struct Held {
     pub key: u64,
     /// Its last id.
     pub high: Id,
-    /// Its length.
+    /// The length of its file.
     pub len: Bytes,
     /// When it was trashed, if it was.
     pub trashed: Option<UnixMillis>,

@@ -1,5 +1,5 @@
-//! The thread of the housekeeper: once a second retention, then compaction until nothing is left to plan, then removal of
-//! what nobody reads any more.
+//! The thread of the housekeeper: once a second, and after each compaction, retention and the removal of what nobody reads
+//! any more; then the next compaction, until nothing is left to plan.
 
 use super::execute::{CompactError, Cuts, execute};
 use super::plan::{self, Candidate, Job, Reason};
@@ -7,7 +7,7 @@ use super::retain::{self, Action, Held, TrustedNow, plan_retention};
 use crate::ops::metrics;
 use crate::segment::handle::Graveyard;
 use crate::segment::room::Refusal;
-use crate::segment::{Segment, State};
+use crate::segment::{Form, Segment, State};
 use crate::store::log::StoreLog;
 use crate::store::writer::rename_free;
 use crate::unit::{Bytes, Monotonic, UnixMillis};
@@ -32,6 +32,8 @@ pub struct Settings {
     pub target_size: Bytes,
     /// What is kept, and how long.
     pub retention: retain::Limits,
+    /// How old records are when they are sealed even if their segment is not full; `None`: nothing is sealed.
+    pub seal_age: Option<Duration>,
 }
 
 /// Keeps one store in order.
@@ -48,8 +50,8 @@ pub struct Housekeeper {
     failures: Vec<(Weak<Segment>, u32)>,
     not_before: Monotonic,
     wait: Duration,
-    /// The changes of the catalogue after which there was nothing to compact.
-    settled: Option<u64>,
+    /// The changes of the catalogue after which there was nothing to compact, and the time until which there is not.
+    settled: Option<(u64, UnixMillis)>,
     /// Those after which nothing was past its time, and the time until which nothing will be.
     kept: Option<(u64, UnixMillis)>,
 }
@@ -70,7 +72,10 @@ impl Housekeeper {
         let clock = store.clock();
         Housekeeper {
             trusted: TrustedNow::start(clock.unix_millis(), clock.now(), newest, retain),
-            limits: plan::Limits::new(settings.target_size, retain / 10),
+            limits: plan::Limits {
+                seal_age: settings.seal_age,
+                ..plan::Limits::new(settings.target_size, retain / 10)
+            },
             settings,
             store,
             complained: false,
@@ -86,12 +91,15 @@ impl Housekeeper {
 
     /// Does all there is to do now, unless `stop` is raised meanwhile.
     pub fn tick(&mut self, stop: &Stop) {
-        self.store.room().look(self.store.clock().now());
-        self.set_damaged_aside();
-        self.retain();
-        self.sweep();
-        while !stop.is_raised() && self.store.clock().now() >= self.not_before && self.compact() {
+        loop {
+            // Before each compaction anew: there may be hours of them, when a store is sealed for the first time.
+            self.store.room().look(self.store.clock().now());
+            self.set_damaged_aside();
+            self.retain();
             self.sweep();
+            if stop.is_raised() || self.store.clock().now() < self.not_before || !self.compact() {
+                return;
+            }
         }
     }
 
@@ -99,17 +107,19 @@ impl Housekeeper {
     fn compact(&mut self) -> bool {
         // A plan rests on the live segments alone.
         let changes = self.store.catalogue().changes();
-        if self.settled == Some(changes) {
+        let today = self.store.clock().unix_millis();
+        if self.settled.is_some_and(|(before, until)| before == changes && today < until) {
             return false;
         }
         let live = self.store.catalogue().live();
         let candidates: Vec<Candidate> =
             live.iter().zip(0..).filter_map(|(segment, key)| self.candidate(segment, key)).collect();
-        let Some(planned) = plan::plan(&candidates, &self.limits) else {
-            self.settled = Some(changes);
+        let Some(planned) = plan::plan(&candidates, &self.limits, today) else {
+            let until = plan::next_seal(&candidates, &self.limits).unwrap_or(UnixMillis(u64::MAX));
+            self.settled = Some((changes, until));
             return false;
         };
-        let Some(job) = self.job(planned, &candidates) else { return false };
+        let Some(job) = self.job(planned, &candidates, today) else { return false };
         let pick = |key: &u64| live.get(usize::try_from(*key).ok()?).cloned();
         let inputs: Vec<Arc<Segment>> = job.inputs.iter().filter_map(pick).collect();
         drop(live);
@@ -122,7 +132,7 @@ impl Housekeeper {
         self.store.metrics().histogram(metrics::COMPACT_SECONDS, &labels).observe_span(took);
         match result {
             Ok(written) => {
-                self.store.metrics().counter(metrics::COMPACT_BYTES, &[]).add(written.0);
+                self.store.metrics().counter(metrics::COMPACT_BYTES, &[kind(&job)]).add(written.0);
                 self.wait = TICK;
                 true
             }
@@ -135,7 +145,7 @@ impl Housekeeper {
 
     /// This job, if it fits above the store's mark. One that does not waits, and a smaller one is done instead, as if no
     /// segment might be larger than the room that there is.
-    fn job(&mut self, job: Job, candidates: &[Candidate]) -> Option<Job> {
+    fn job(&mut self, job: Job, candidates: &[Candidate], today: UnixMillis) -> Option<Job> {
         let (room, needed) = match self.store.room().spare() {
             Ok((room, _)) => (room, size_of(&job, candidates)),
             Err(e) => {
@@ -152,8 +162,13 @@ impl Housekeeper {
         if !cramped {
             return Some(job);
         }
-        let limits = plan::Limits { target: Bytes(room.0.min(self.limits.target.0)), ..self.limits };
-        plan::plan(candidates, &limits).filter(|job| size_of(job, candidates) <= room)
+        // What is full does not become so by want of room: sealing is planned by itself, and makes room.
+        let limits = plan::Limits { target: Bytes(room.0.min(self.limits.target.0)), seal_age: None, ..self.limits };
+        let smaller = plan::plan(candidates, &limits, today).filter(|job| size_of(job, candidates) <= room);
+        smaller.or_else(|| {
+            let fitting: Vec<Candidate> = candidates.iter().filter(|segment| segment.len <= room).copied().collect();
+            plan::seal(&fitting, &self.limits, today)
+        })
     }
 
     fn candidate(&self, segment: &Arc<Segment>, key: u64) -> Option<Candidate> {
@@ -162,7 +177,8 @@ impl Housekeeper {
             return None;
         }
         let known = segment.digest();
-        Some(Candidate { key, low: known.first, high: known.last, len: known.len })
+        let is_sealed = known.form == Form::Sealed && !segment.has_damaged_index();
+        Some(Candidate { key, low: known.first, high: known.last, len: known.len, is_sealed })
     }
 
     /// Waits longer each time; a segment that failed three times is set aside, or left out where that fails too.
@@ -231,7 +247,7 @@ impl Housekeeper {
             .map(|((segment, trashed), key)| Held {
                 key,
                 high: segment.digest().last,
-                len: segment.digest().len,
+                len: segment.digest().disk,
                 trashed: *trashed,
             })
             .collect();
@@ -311,6 +327,7 @@ fn kind(job: &Job) -> &'static str {
         Reason::Join => "join",
         Reason::Overlap => "overlap",
         Reason::Close => "close",
+        Reason::Seal => "seal",
     }
 }
 

@@ -172,7 +172,8 @@ impl Week {
             StoreLog::open(Arc::new(fs.clone()), "store", clock.clone(), Arc::new(Metrics::default()), &SystemEntropy);
         let store = store.expect("an empty store opens");
         let retention = retain::Limits { retain: RETAIN, purge: PURGE, max_size: None };
-        let keeper = Housekeeper::new(store.clone(), Settings { target_size: Bytes(TARGET), retention });
+        let keeper =
+            Housekeeper::new(store.clone(), Settings { target_size: Bytes(TARGET), retention, seal_age: None });
         Week {
             fs,
             clock,
@@ -286,7 +287,8 @@ impl Week {
         let count = |counter, labels: &[&str]| self.store.metrics().counter(counter, labels).get() as f64;
         let arrived = count(metrics::REPLICATED_BYTES, &["ingress"]);
         let mean = arrived / count(metrics::REPLICATED, &["ingress"]);
-        (count(metrics::COMPACT_BYTES, &[]) / arrived, (TARGET as f64 / mean).log(4.0) + 1.0 + 0.125)
+        let joined: f64 = ["join", "overlap", "close"].map(|kind| count(metrics::COMPACT_BYTES, &[kind])).iter().sum();
+        (joined / arrived, (TARGET as f64 / mean).log(4.0) + 1.0 + 0.125)
     }
 
     fn pass(&mut self) {

@@ -86,7 +86,7 @@ fn a_compaction_that_does_not_fit_waits_and_a_smaller_one_is_done_instead() {
 
 fn keeper(store: &Arc<StoreLog>, max_size: Option<Bytes>) -> Housekeeper {
     let retention = retain::Limits { retain: 48 * HOUR, purge: HOUR, max_size };
-    Housekeeper::new(store.clone(), Settings { target_size: Bytes(100_000), retention })
+    Housekeeper::new(store.clone(), Settings { target_size: Bytes(100_000), retention, seal_age: None })
 }
 
 /// Ids of one second, counted from the start.

@@ -483,7 +483,7 @@ impl<'a> Recovery<'a> {
         let last = survey.runs.iter().map(|run| run.last).max();
         if let (Some(first), Some(last)) = (first, last) {
             let len = survey.sound().map_or(survey.size, |digest| digest.len);
-            let known = Known { first, last, len, records: None, crc32: None };
+            let known = Known::by_ends(first, last, len);
             self.aside.entry(first).or_insert(Arc::new(Segment::new(self.fs.clone(), path.to_path_buf(), known)));
         }
         Ok(())

@@ -71,11 +71,11 @@ table! {
     REPLICATED = C, "oklog_store_replicated_segments_total" ["direction"] "Segments sent to (egress) and taken from (ingress) consumers.";
     REPLICATED_BYTES = C, "oklog_store_replicated_bytes_total" ["direction"] "Bytes sent to (egress) and taken from (ingress) consumers.";
     STORE_SEGMENTS = G, "oklog_store_segments" ["state"] "Segments in the store tier.";
-    STORE_SEGMENT_BYTES = G, "oklog_store_segment_bytes" ["state"] "Bytes of segments in the store tier.";
+    STORE_SEGMENT_BYTES = G, "oklog_store_segment_bytes" ["state"] "Bytes of the files of segments in the store tier.";
     TRASHED = C, "oklog_store_trashed_segments_total" ["success"] "Segments moved to the trash by retention.";
     PURGED = C, "oklog_store_purged_segments_total" ["success"] "Trashed segments removed for good.";
     COMPACT_SECONDS = H(SECONDS), "oklog_store_compact_duration_seconds" ["kind", "compacted", "result"] "How long compactions took.";
-    COMPACT_BYTES = C, "oklog_store_compact_bytes_total" [] "Bytes written by compaction.";
+    COMPACT_BYTES = C, "oklog_store_compact_bytes_total" ["kind"] "Bytes written by compaction.";
     CORRUPT = C, "oklog_corrupt_files_total" ["tier"] "Files that were not what they should be: set aside, renamed to what they hold, or left.";
     QUERIES = C, "oklog_query_total" ["outcome"] "Queries that ended whole, partial, cancelled by their client, or with an error.";
     QUERY_SCANNED = C, "oklog_query_scanned_bytes_total" [] "Bytes of stored records that queries have read.";

@@ -1,5 +1,6 @@
 //! What all answers to queries have in common: how a request is read, and how records leave.
 
+use super::blocks::{Question, Wanted};
 use super::needle::Matcher;
 use super::newest::{Descending, Newest};
 use super::node::Node;
@@ -10,6 +11,7 @@ use crate::http::{BodyWriter, Cancel, Reply, Request};
 use crate::merge::k_way::{Merge, MergeError, Source};
 use crate::ops::metrics::Counter;
 use crate::segment::readable::Readable;
+use crate::segment::sealed::filter::Formula;
 use crate::unit::{Monotonic, UnixMillis, show_duration};
 use crate::world::clock::Clock;
 use memchr::memchr_iter;
@@ -22,10 +24,18 @@ const RUN: usize = 64 << 10;
 /// The longest time found records wait for more before they are sent.
 const LINGER: Duration = Duration::from_millis(5);
 
+/// The longest time that indexes are asked before the head of an answer leaves.
+const LONG_LOOK: Duration = Duration::from_millis(20);
+
+/// The same where the first records found may be enough.
+const SHORT_LOOK: Duration = Duration::from_millis(2);
+
 /// A request that was understood.
 pub(super) struct Query {
     pub params: Params,
     pub matcher: Matcher,
+    /// What a text must hold for a match.
+    pub formula: Formula,
     pub head_only: bool,
     pub cancel: Cancel,
     pub began: Monotonic,
@@ -38,7 +48,9 @@ impl Query {
         let matcher = Matcher::new(&params.q, params.regex, params.ignore_case, params.invert);
         let matcher = matcher.map_err(|e| e.to_string())?;
         let (head_only, cancel) = (request.method() == "HEAD", request.cancel().clone());
-        Ok(Query { params, matcher, head_only, cancel, began })
+        let plain = !params.regex && !params.invert && !params.ignore_case && params.q.len() >= 4;
+        let formula = if plain { Formula::Holds(params.q.to_ascii_lowercase()) } else { Formula::Any };
+        Ok(Query { params, matcher, formula, head_only, cancel, began })
     }
 
     /// The headers that every answer has. `now` is when they are made.
@@ -48,6 +60,7 @@ impl Query {
             ("X-Oklog-Nodes-Queried", told.nodes.to_string()),
             ("X-Oklog-Segments-Queried", told.segments.to_string()),
             ("X-Oklog-Max-Data-Set-Size", told.reach.to_string()),
+            ("X-Oklog-Bytes-Skipped", told.skipped.to_string()),
             ("X-Oklog-Error-Count", told.silent.to_string()),
             ("X-Oklog-Duration", show_duration(now.since(self.began))),
             ("X-Oklog-Complete", told.is_complete.to_string()),
@@ -55,14 +68,25 @@ impl Query {
         headers
     }
 
+    /// Asks the indexes of sealed parts before the head of the answer leaves, for as long as that may keep it: what is left
+    /// then is asked by those who scan. Without records to send, all of them are asked. Gives what is to be read, and how many
+    /// bytes of text are excluded.
+    pub(super) fn look_ahead(&self, parts: Vec<Readable>, clock: &dyn Clock) -> (Vec<Wanted>, u64) {
+        let question = Question { formula: &self.formula, from: self.params.from, to: self.params.to };
+        let most = if self.params.limit.is_some() { SHORT_LOOK } else { LONG_LOOK };
+        let until = clock.now() + most;
+        question.look_ahead(parts, || self.head_only || (!matches!(self.formula, Formula::Any) && clock.now() < until))
+    }
+
     /// Sources that scan these parts for it.
-    pub(super) fn scan(&self, parts: Vec<Readable>, line: Line, scanned: Counter) -> Vec<PartSource> {
+    pub(super) fn scan(&self, parts: Vec<Wanted>, line: Line, scanned: Counter) -> Vec<PartSource> {
         let direction = match self.params.order {
             Order::Asc => Direction::Forward,
             Order::Desc => Direction::Backward,
         };
         Scan::sources(Setup {
             parts,
+            formula: self.formula.clone(),
             from: self.params.from,
             to: self.params.to,
             direction,
@@ -92,6 +116,8 @@ pub(super) struct Told {
     pub segments: u64,
     /// How many bytes are in those.
     pub reach: u64,
+    /// How many of them the indexes of sealed segments are known to exclude.
+    pub skipped: u64,
     /// How many nodes are silent.
     pub silent: usize,
     /// Whether nothing can be missing.

@@ -59,7 +59,9 @@ impl Reader {
         };
         let parts = node.tier(self.tier).map(|tier| tier(query.params.from, query.params.to)).unwrap_or_default();
         let reach: u64 = parts.iter().map(|part| part.len.0).sum();
-        let headers = self.headers(&query, parts.len(), reach);
+        let segments = parts.len();
+        let (parts, skipped) = query.look_ahead(parts, node.clock.as_ref());
+        let headers = self.headers(&query, segments, reach, skipped);
         if query.head_only {
             node.count("whole");
             return reply.send(200, &headers, b"");
@@ -73,8 +75,8 @@ impl Reader {
         body.end(node, ended, &query.cancel, ("whole", "error"))
     }
 
-    fn headers(&self, query: &Query, segments: usize, reach: u64) -> Vec<(&'static str, String)> {
-        let told = Told { nodes: 1, segments: segments as u64, reach, silent: 0, is_complete: true };
+    fn headers(&self, query: &Query, segments: usize, reach: u64, skipped: u64) -> Vec<(&'static str, String)> {
+        let told = Told { nodes: 1, segments: segments as u64, reach, skipped, silent: 0, is_complete: true };
         let mut headers = query.headers(&told, self.node.clock.now());
         if let Some(id) = self.tier.data_of(&self.node.cluster.view().me) {
             headers.push((DATA_ID, id.to_string()));

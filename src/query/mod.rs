@@ -2,12 +2,14 @@
 //!
 //! ```text
 //! params -> needle (a matcher) -> scan (piece by piece, through the pool) -> merge, or newest -> answer (of this node: api)
+//!                                   ^-- piece (of plain segments), blocks (of sealed ones)
 //!                                 remote (pieces of others) ---------------^
 //!                                   ^-- scatter (asks them through calls; plan says whom, and with complete what silence means)
 //! ```
 
 mod answer;
 pub mod api;
+mod blocks;
 mod calls;
 pub mod complete;
 pub mod needle;

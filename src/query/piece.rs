@@ -13,6 +13,8 @@ use crate::unit::Bytes;
 use crate::world::fs::File;
 use memchr::memchr;
 use std::io;
+use std::ops::Range;
+use std::sync::Arc;
 
 /// How much more than a piece is read to have the end of its last record, at first.
 const SLACK: u64 = 1 << 10;
@@ -60,6 +62,66 @@ impl Stretch {
     /// In how many pieces it lies.
     pub fn pieces(&self) -> usize {
         usize::try_from(self.to.div_ceil(PIECE) - self.from / PIECE).unwrap_or(usize::MAX)
+    }
+}
+
+/// What is to be read of a part: a stretch of its bytes if it is plain, some of its blocks if it is sealed.
+#[derive(Clone)]
+pub(super) enum Left {
+    /// A stretch.
+    Bytes(Stretch),
+    /// Those of the chosen blocks, by their places among them.
+    Blocks(Arc<[u32]>, Range<usize>),
+}
+
+impl Left {
+    /// All of these blocks.
+    pub fn of(blocks: Arc<[u32]>) -> Left {
+        let all = 0..blocks.len();
+        Left::Blocks(blocks, all)
+    }
+
+    pub fn nothing() -> Left {
+        Left::Bytes(Stretch::between(0, 0))
+    }
+
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Left::Bytes(stretch) => stretch.is_empty(),
+            Left::Blocks(_, places) => places.is_empty(),
+        }
+    }
+
+    /// Cuts off the first pieces or blocks, at most `most` of them.
+    pub fn split_front(&mut self, most: u64) -> Left {
+        match self {
+            Left::Bytes(stretch) => Left::Bytes(stretch.split_front(most)),
+            Left::Blocks(blocks, places) => {
+                let front = places.start..places.end.min(places.start + most as usize);
+                places.start = front.end;
+                Left::Blocks(blocks.clone(), front)
+            }
+        }
+    }
+
+    /// Cuts off the last pieces or blocks, at most `most` of them.
+    pub fn split_back(&mut self, most: u64) -> Left {
+        match self {
+            Left::Bytes(stretch) => Left::Bytes(stretch.split_back(most)),
+            Left::Blocks(blocks, places) => {
+                let back = places.start.max(places.end.saturating_sub(most as usize))..places.end;
+                places.end = back.start;
+                Left::Blocks(blocks.clone(), back)
+            }
+        }
+    }
+
+    /// How many pieces or blocks.
+    pub fn pieces(&self) -> usize {
+        match self {
+            Left::Bytes(stretch) => stretch.pieces(),
+            Left::Blocks(_, places) => places.len(),
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 //! belong to the threads, not to queries: memory to read into does not grow with the number of queries. What a query leaves
 //! of its blocks serves the next one, [`MOST_SPARE`] of them: memory that was never touched is what a short query would cost.
 
+use crate::segment::sealed::Unpacker;
 use crate::world::crew::{Crew, LARGE_STACK, Patience, Stop, be_patient, lock, wait_for};
 use std::collections::VecDeque;
 use std::io;
@@ -32,6 +33,8 @@ pub struct Scratch {
     pub block: Vec<u8>,
     /// What is found in it.
     pub found: Vec<Range<usize>>,
+    /// Unpacks blocks of sealed segments.
+    pub unpacker: Option<Unpacker>,
 }
 
 /// The scanning threads.

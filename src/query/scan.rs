@@ -11,19 +11,21 @@
 //! [`AHEAD`] pieces in all, and as many files open. A piece is 256 KiB, or one record where that is longer. Parts that have
 //! ended, and those that nobody has come to, cost nothing but what names them.
 
+use super::blocks::{Question, Unpacking, Wanted};
 use super::needle::Matcher;
 pub use super::piece::PIECE;
-use super::piece::{Reading, Stretch};
+use super::piece::{Left, Reading, Stretch};
 use super::pool::{Line, Scratch};
 use crate::http::Cancel;
 use crate::merge::k_way::{MergeError, Source};
 use crate::ops::metrics::Counter;
 use crate::record::id::Id;
 use crate::segment::Segment;
+use crate::segment::handle::Content;
 use crate::segment::readable::{Readable, Source as Place, first_at_least};
+use crate::segment::sealed::filter::Formula;
 use crate::unit::Bytes;
 use crate::world::crew::{lock, wait_for};
-use crate::world::fs::File;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, OnceLock, Weak};
@@ -49,7 +51,8 @@ pub enum Direction {
 
 /// What all parts of one query share.
 pub struct Scan {
-    parts: Vec<Readable>,
+    parts: Vec<Wanted>,
+    formula: Formula,
     from: Id,
     to: Id,
     direction: Direction,
@@ -85,9 +88,9 @@ struct State {
 #[derive(Default)]
 struct Part {
     /// What nobody has begun to read; `None` until it is known where that lies.
-    left: Option<Stretch>,
+    left: Option<Left>,
     /// The open file; given up when nothing is left.
-    file: Option<Arc<dyn File>>,
+    file: Option<Content>,
     /// What is in work or waits for the merge, in order.
     tasks: VecDeque<Task>,
     /// The number of the first of them.
@@ -105,7 +108,9 @@ struct Task {
 /// What is needed to set a scan up.
 pub struct Setup {
     /// What to read.
-    pub parts: Vec<Readable>,
+    pub parts: Vec<Wanted>,
+    /// What a text must hold for a match.
+    pub formula: Formula,
     /// The smallest id wanted.
     pub from: Id,
     /// The largest id wanted.
@@ -128,10 +133,10 @@ pub struct Setup {
 impl Scan {
     /// Sets up a scan; nothing is opened yet. Gives one source for each part, in the order in which they begin.
     pub fn sources(setup: Setup) -> Vec<PartSource> {
-        let Setup { mut parts, from, to, direction, read_ahead, matcher, line, cancel, scanned } = setup;
+        let Setup { mut parts, formula, from, to, direction, read_ahead, matcher, line, cancel, scanned } = setup;
         match direction {
-            Direction::Forward => parts.sort_by_key(|part| part.low),
-            Direction::Backward => parts.sort_by_key(|part| std::cmp::Reverse(part.high)),
+            Direction::Forward => parts.sort_by_key(|wanted| wanted.part.low),
+            Direction::Backward => parts.sort_by_key(|wanted| std::cmp::Reverse(wanted.part.high)),
         }
         let count = parts.len();
         let threads = line.threads();
@@ -147,6 +152,7 @@ impl Scan {
         };
         let scan = Arc::new(Scan {
             parts,
+            formula,
             from,
             to,
             direction,
@@ -201,9 +207,13 @@ impl Scan {
 
     /// Takes the next part among those that are open. What need not be looked for in it is known.
     fn come_to_next(&self, state: &mut State) {
-        let Some(readable) = self.parts.get(state.next) else { return };
-        let is_inside = readable.low >= self.from && readable.high <= self.to;
-        let left = is_inside.then(|| Stretch::between(0, readable.len.0));
+        let Some(Wanted { part, blocks }) = self.parts.get(state.next) else { return };
+        let is_inside = part.low >= self.from && part.high <= self.to;
+        let left = match blocks {
+            Some(blocks) => Some(Left::of(blocks.clone())),
+            None if is_inside && part.is_plain() => Some(Left::Bytes(Stretch::between(0, part.len.0))),
+            None => None,
+        };
         state.open.insert(state.next, Part { left, ..Part::default() });
         state.next += 1;
     }
@@ -239,10 +249,10 @@ impl Scan {
             Direction::Backward => left.split_back(most),
         });
         let number = part.first + part.tasks.len() as u64;
-        let pieces = stretch.as_ref().map_or(1, Stretch::pieces);
+        let pieces = stretch.as_ref().map_or(1, Left::pieces);
         part.tasks.push_back(Task { pieces, result: None });
         let file = part.file.clone();
-        if part.left.is_some_and(|left| left.is_empty()) {
+        if part.left.as_ref().is_some_and(Left::is_empty) {
             part.file = None;
         }
         state.in_work += pieces;
@@ -268,7 +278,7 @@ impl Scan {
         let Some(task) = place else { return };
         task.result = Some(result);
         if is_error {
-            part.left = Some(Stretch::between(0, 0));
+            part.left = Some(Left::nothing());
         }
         part.file = order.file.clone().filter(|_| part.has_work());
         while let Some((pieces, block)) = state.open.get_mut(&order.index).and_then(Part::take_empty) {
@@ -284,17 +294,24 @@ impl Scan {
     }
 
     /// Which records of an open file are wanted.
-    fn place(&self, part: &Readable, file: &dyn File) -> io::Result<Stretch> {
+    fn place(&self, part: &Readable, content: &Content) -> io::Result<Left> {
+        let file = match content {
+            Content::Plain(file) => file,
+            Content::Sealed(sealed) => {
+                let question = Question { formula: &self.formula, from: self.from, to: self.to };
+                return question.choose(sealed).map(Left::of).map_err(|e| part.source.note_failure(e));
+            }
+        };
         let unchecked = unchecked(part);
         let find = |id| {
-            let at = first_at_least(file, part.len, id)?;
-            unchecked.map_or(Ok(()), |segment| segment.check_around(file, at.0))?;
+            let at = first_at_least(&**file, part.len, id)?;
+            unchecked.map_or(Ok(()), |segment| segment.check_around(&**file, at.0))?;
             Ok::<Bytes, io::Error>(at)
         };
         let start = if part.low >= self.from { Bytes(0) } else { find(self.from)? };
         let beyond = Id(self.to.0.saturating_add(1));
         let end = if part.high <= self.to { part.len } else { find(beyond)? };
-        Ok(Stretch::between(start.0, end.0))
+        Ok(Left::Bytes(Stretch::between(start.0, end.0)))
     }
 }
 
@@ -333,7 +350,7 @@ impl Part {
     /// Whether there is something to be put in line.
     fn has_work(&self) -> bool {
         // Where it is to be read is looked for once.
-        self.left.map_or(self.tasks.is_empty(), |left| !left.is_empty())
+        self.left.as_ref().map_or(self.tasks.is_empty(), |left| !left.is_empty())
     }
 
     fn is_ended(&self) -> bool {
@@ -368,19 +385,19 @@ struct Order {
     scan: Weak<Scan>,
     index: usize,
     number: u64,
-    file: Option<Arc<dyn File>>,
+    file: Option<Content>,
     is_done: bool,
 }
 
 enum Done {
     /// It is known where the part is to be read.
-    Placed(Stretch),
+    Placed(Left),
     /// The matching records of a stretch.
     Found(Vec<u8>),
 }
 
 impl Order {
-    fn work(&mut self, stretch: Option<Stretch>, out: Vec<u8>, scratch: &mut Scratch) {
+    fn work(&mut self, stretch: Option<Left>, out: Vec<u8>, scratch: &mut Scratch) {
         // The query may be over by now; then nobody wants the answer.
         let Some(scan) = self.scan.upgrade() else { return };
         let done = self.try_work(&scan, stretch, out, scratch);
@@ -391,7 +408,7 @@ impl Order {
     fn try_work(
         &mut self,
         scan: &Scan,
-        stretch: Option<Stretch>,
+        stretch: Option<Left>,
         mut out: Vec<u8>,
         scratch: &mut Scratch,
     ) -> io::Result<Done> {
@@ -399,22 +416,28 @@ impl Order {
         if scan.cancel.is_cancelled() {
             return Err(io::ErrorKind::Interrupted.into());
         }
-        let part = scan.parts.get(self.index).ok_or_else(gone)?;
-        let file = match self.file.take() {
-            Some(file) => file,
-            None => part.source.open()?,
+        let part = &scan.parts.get(self.index).ok_or_else(gone)?.part;
+        let content = match self.file.take() {
+            Some(content) => content,
+            None => part.source.content()?,
         };
-        let file = self.file.insert(file);
-        let Some(stretch) = stretch else { return scan.place(part, file.as_ref()).map(Done::Placed) };
+        let content = self.file.insert(content);
+        let Some(stretch) = stretch else { return scan.place(part, content).map(Done::Placed) };
         let matcher = scan.matchers.get(scratch.thread).ok_or_else(gone)?.get_or_init(|| scan.matcher.clone());
-        let reading = Reading {
-            file: file.as_ref(),
-            unchecked: unchecked(part),
-            matcher,
-            cancel: &scan.cancel,
-            scanned: &scan.scanned,
-        };
-        reading.find(&stretch, scratch, &mut out)?;
+        let (cancel, scanned) = (&scan.cancel, &scan.scanned);
+        match (stretch, &*content) {
+            (Left::Bytes(stretch), content) => {
+                let file = content.clone().text();
+                let reading = Reading { file: file.as_ref(), unchecked: unchecked(part), matcher, cancel, scanned };
+                reading.find(&stretch, scratch, &mut out)?;
+            }
+            (Left::Blocks(blocks, places), Content::Sealed(sealed)) => {
+                let unpacking = Unpacking { sealed, from: scan.from, to: scan.to, matcher, cancel, scanned };
+                let numbers = blocks.get(places).unwrap_or_default();
+                unpacking.find(numbers, scratch, &mut out).map_err(|e| part.source.note_failure(e))?;
+            }
+            (Left::Blocks(..), Content::Plain(_)) => return Err(gone()),
+        }
         Ok(Done::Found(out))
     }
 }
@@ -442,7 +465,7 @@ impl PartSource {
 
     /// No record of this part is larger.
     pub fn high(&self) -> Id {
-        self.scan.parts.get(self.index).map_or(Id::MIN, |part| part.high.min(self.scan.to))
+        self.scan.parts.get(self.index).map_or(Id::MIN, |wanted| wanted.part.high.min(self.scan.to))
     }
 }
 
@@ -461,7 +484,7 @@ impl Source for PartSource {
     }
 
     fn low(&self) -> Id {
-        self.scan.parts.get(self.index).map_or(Id::MAX, |part| part.low.max(self.scan.from))
+        self.scan.parts.get(self.index).map_or(Id::MAX, |wanted| wanted.part.low.max(self.scan.from))
     }
 }
 

@@ -16,6 +16,7 @@
 //! own tiers takes (see `scan`). It does not grow with the result. Left out: asking a second time.
 
 use super::answer::{Body, Query, Told};
+use super::blocks::Wanted;
 use super::calls::Calls;
 use super::complete::StoreKey;
 use super::newest::Descending;
@@ -51,6 +52,7 @@ pub struct Scatter {
 struct Head {
     segments: u64,
     reach: u64,
+    skipped: u64,
     stores: Vec<StoreKey>,
     answer: Answer,
 }
@@ -58,7 +60,13 @@ struct Head {
 /// The own part of an answer.
 struct Own {
     tier: Tier,
-    parts: Vec<Readable>,
+    /// How many segments are asked.
+    segments: u64,
+    /// How many bytes are in them.
+    reach: u64,
+    /// How many of those are known not to be read.
+    skipped: u64,
+    parts: Vec<Wanted>,
 }
 
 /// What there is when all nodes have answered or failed.
@@ -104,10 +112,7 @@ impl Scatter {
     /// Asks everybody.
     fn gather(&self, query: &Query, target: &str, calls: &Calls) -> Gathered {
         let node = &*self.node;
-        let snapshot = |tier| {
-            let parts = node.tier(tier).map(|tier| tier(query.params.from, query.params.to))?;
-            Some(Own { tier, parts })
-        };
+        let snapshot = |tier| Some((tier, node.tier(tier).map(|tier| tier(query.params.from, query.params.to))?));
         let was_informed = node.cluster.is_informed();
         let before = node.cluster.view();
         let own_ingest = snapshot(Tier::Ingest);
@@ -132,8 +137,14 @@ impl Scatter {
         let of = |tier| move |(peer, head): (Peer, Option<Head>)| head.map(|head| (Owner::new(tier, &peer), head));
         let heads = ingesters.into_iter().filter_map(of(Tier::Ingest));
         let heads = heads.chain(stores.into_iter().filter_map(of(Tier::Store))).collect();
-        let own = own_ingest.into_iter().chain(own_store).collect();
+        let own = own_ingest.into_iter().chain(own_store).map(|(tier, parts)| self.own(query, tier, parts)).collect();
         Gathered { own, heads, asked, verdict, view }
+    }
+
+    fn own(&self, query: &Query, tier: Tier, parts: Vec<Readable>) -> Own {
+        let (segments, reach) = (parts.len() as u64, parts.iter().map(|part| part.len.0).sum());
+        let (parts, skipped) = query.look_ahead(parts, self.node.clock.as_ref());
+        Own { tier, segments, reach, skipped, parts }
     }
 
     /// Asks one tier of all others in a view. `None` for each that did not answer.
@@ -215,7 +226,7 @@ impl Scatter {
         scanned: &Counter,
     ) -> (Vec<Part>, Vec<Owner>) {
         let (mut sources, mut owners) = (Vec::new(), Vec::new());
-        for Own { tier, parts } in own {
+        for Own { tier, parts, .. } in own {
             let scan = query.scan(parts, self.node.pool.line(), scanned.clone());
             owners.resize(owners.len() + scan.len(), Owner::new(tier, &view.me));
             sources.extend(scan.into_iter().map(Part::Own));
@@ -230,12 +241,14 @@ impl Scatter {
 
     fn headers(&self, query: &Query, gathered: &Gathered) -> Vec<(&'static str, String)> {
         let heads = || gathered.heads.iter().map(|(_, head)| head);
-        let own_segments: usize = gathered.own.iter().map(|own| own.parts.len()).sum();
-        let segments = heads().fold(own_segments as u64, |sum, head| sum.saturating_add(head.segments));
+        let own_segments: u64 = gathered.own.iter().map(|own| own.segments).sum();
+        let segments = heads().fold(own_segments, |sum, head| sum.saturating_add(head.segments));
+        let own_skipped: u64 = gathered.own.iter().map(|own| own.skipped).sum();
+        let skipped = heads().fold(own_skipped, |sum, head| sum.saturating_add(head.skipped));
         let reach = heads().fold(gathered.own_reach(), |sum, head| sum.saturating_add(head.reach));
         let silent = gathered.verdict.missed().count();
         let is_complete = gathered.verdict.is_complete();
-        let told = Told { nodes: gathered.asked, segments, reach, silent, is_complete };
+        let told = Told { nodes: gathered.asked, segments, reach, skipped, silent, is_complete };
         let mut headers = query.headers(&told, self.node.clock.now());
         if silent > 0 {
             headers.push(("X-Oklog-Silent-Nodes", gathered.verdict.missed().names()));
@@ -247,7 +260,7 @@ impl Scatter {
 impl Gathered {
     /// Bytes that this node itself may have to scan.
     fn own_reach(&self) -> u64 {
-        self.own.iter().flat_map(|own| &own.parts).map(|part| part.len.0).sum()
+        self.own.iter().map(|own| own.reach).sum()
     }
 }
 
@@ -255,9 +268,11 @@ impl Head {
     fn read(answer: Answer) -> Option<Head> {
         let segments = parse_decimal(answer.header("X-Oklog-Segments-Queried")?)?;
         let reach = parse_decimal(answer.header("X-Oklog-Max-Data-Set-Size")?)?;
+        // A node of before sealed segments does not say it.
+        let skipped = answer.header("X-Oklog-Bytes-Skipped").map_or(Some(0), parse_decimal)?;
         let names = answer.header(KNOWN_STORES).unwrap_or_default().split_ascii_whitespace();
         let stores = names.filter(|name| *name != "more").map(StoreKey::parse).collect::<Option<_>>()?;
-        Some(Head { segments, reach, stores, answer })
+        Some(Head { segments, reach, skipped, stores, answer })
     }
 }
 

@@ -42,6 +42,11 @@ impl StreamBits {
     pub fn from_random(random: u64) -> StreamBits {
         StreamBits((random % u64::from(Self::NOTICE.0)) as u32)
     }
+
+    /// The bits as a number below 2^28.
+    pub fn number(self) -> u32 {
+        self.0
+    }
 }
 
 impl Id {

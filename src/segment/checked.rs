@@ -93,6 +93,14 @@ impl Segment {
         io::Error::new(io::ErrorKind::InvalidData, format!("{} is damaged: {flaw}", self.path().display()))
     }
 
+    /// Notes what reading it has run into, if that tells of its content: then it is damaged.
+    pub fn note_failure(&self, error: io::Error) -> io::Error {
+        if error.kind() != io::ErrorKind::InvalidData || self.checked().damaged.swap(true, Ordering::Relaxed) {
+            return error;
+        }
+        io::Error::new(io::ErrorKind::InvalidData, format!("{} is damaged: {error}", self.path().display()))
+    }
+
     /// Whether a reader has found it damaged since this was last asked.
     pub fn take_damaged(&self) -> bool {
         // Asked every second of every segment: mostly it is only read.

@@ -5,6 +5,8 @@
 //! Whoever gives a segment up waits until no reader holds it ([`Graveyard`]) before the file goes.
 
 use super::checked::Checked;
+use super::name::{Form, State};
+use super::sealed::{Sealed, SealedText, form_of};
 use crate::record::id::Id;
 use crate::record::stored::Digest;
 use crate::unit::Bytes;
@@ -12,6 +14,7 @@ use crate::world::crew::lock;
 use crate::world::fs::{File, FileSystem};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 /// What is known of a segment. One that was found at the start, and not read yet, is known by its ends and length alone.
@@ -21,15 +24,29 @@ pub struct Known {
     pub first: Id,
     /// The largest id.
     pub last: Id,
-    /// How many bytes.
+    /// How many bytes of stored records.
     pub len: Bytes,
+    /// How many bytes the file has: the same if it is plain.
+    pub disk: Bytes,
+    /// How the file holds them.
+    pub form: Form,
     /// How many records, if they were counted.
     pub records: Option<u64>,
-    /// CRC-32 (IEEE 802.3) of all the bytes, if they were read.
+    /// CRC-32 (IEEE 802.3) of all the stored records, if they were read.
     pub crc32: Option<u32>,
 }
 
 impl Known {
+    /// A plain file of which no more is known than this.
+    pub fn by_ends(first: Id, last: Id, len: Bytes) -> Known {
+        Known { first, last, len, disk: len, form: Form::Plain, records: None, crc32: None }
+    }
+
+    /// The same records in a sealed file of `disk` bytes.
+    pub fn sealed(self, disk: Bytes) -> Known {
+        Known { disk, form: Form::Sealed, ..self }
+    }
+
     /// The first id, the last id, and the length.
     pub fn ends(&self) -> (Id, Id, Bytes) {
         (self.first, self.last, self.len)
@@ -45,7 +62,7 @@ impl Known {
 impl From<Digest> for Known {
     fn from(digest: Digest) -> Known {
         let Digest { first, last, records, len, crc32 } = digest;
-        Known { first, last, len, records: Some(records), crc32: Some(crc32) }
+        Known { records: Some(records), crc32: Some(crc32), ..Known::by_ends(first, last, len) }
     }
 }
 
@@ -55,11 +72,41 @@ pub struct Segment {
     known: Known,
     place: Mutex<Place>,
     checked: Checked,
+    /// The index of a sealed file was found damaged.
+    slow: AtomicBool,
 }
 
 struct Place {
     path: PathBuf,
     open: Weak<dyn File>,
+    sealed: Weak<Sealed>,
+}
+
+/// An open segment, as it is on the disk.
+#[derive(Clone)]
+pub enum Content {
+    /// Stored records as they are.
+    Plain(Arc<dyn File>),
+    /// Packed in blocks.
+    Sealed(Arc<Sealed>),
+}
+
+impl Content {
+    /// Its stored records as a file.
+    pub fn text(self) -> Arc<dyn File> {
+        match self {
+            Content::Plain(file) => file,
+            Content::Sealed(sealed) => Arc::new(SealedText::new(sealed)),
+        }
+    }
+
+    /// What it is if it is packed.
+    pub fn sealed(self) -> Option<Arc<Sealed>> {
+        match self {
+            Content::Plain(_) => None,
+            Content::Sealed(sealed) => Some(sealed),
+        }
+    }
 }
 
 impl Segment {
@@ -69,14 +116,36 @@ impl Segment {
         Segment {
             fs,
             known: known.into(),
-            place: Mutex::new(Place { path, open: nobody }),
+            place: Mutex::new(Place { path, open: nobody, sealed: Weak::new() }),
             checked: Checked::default(),
+            slow: AtomicBool::new(false),
         }
     }
 
     /// First and last id and bytes; records and checksum if they are known.
     pub fn digest(&self) -> &Known {
         &self.known
+    }
+
+    /// How its file holds the records.
+    pub fn form(&self) -> Form {
+        self.known.form
+    }
+
+    /// The state in which it answers queries while nobody works on it: `.flushed` or `.sealed`.
+    pub fn resting_state(&self) -> State {
+        self.known.form.resting_state()
+    }
+
+    /// Notes that the index of a sealed file is damaged: it has cost time to read, and it should be written anew. True for
+    /// the first who says so.
+    pub fn note_damaged_index(&self) -> bool {
+        !self.slow.swap(true, Ordering::Relaxed)
+    }
+
+    /// Whether its index was found damaged.
+    pub fn has_damaged_index(&self) -> bool {
+        self.slow.load(Ordering::Relaxed)
     }
 
     /// What is known of its parts.
@@ -89,16 +158,29 @@ impl Segment {
         lock(&self.place).path.clone()
     }
 
-    /// The open file; opened now if nobody has it open.
+    /// Its stored records as a file, whichever form it has; opened now if nobody has it open.
     pub fn open(&self) -> io::Result<Arc<dyn File>> {
+        self.content().map(Content::text)
+    }
+
+    /// The open file in the form it has; opened now if nobody has it open.
+    pub fn content(&self) -> io::Result<Content> {
         // Opening under the lock keeps a rename from coming between the path and the open.
         let mut place = lock(&self.place);
         if let Some(file) = place.open.upgrade() {
-            return Ok(file);
+            return Ok(Content::Plain(file));
+        }
+        if let Some(sealed) = place.sealed.upgrade() {
+            return Ok(Content::Sealed(sealed));
         }
         let file = self.fs.open(&place.path)?;
-        place.open = Arc::downgrade(&file);
-        Ok(file)
+        if form_of(&*file)? == Form::Plain {
+            place.open = Arc::downgrade(&file);
+            return Ok(Content::Plain(file));
+        }
+        let sealed = Arc::new(Sealed::open(file)?);
+        place.sealed = Arc::downgrade(&sealed);
+        Ok(Content::Sealed(sealed))
     }
 
     /// Renames the file to another name in its directory that nobody else has. On an error it keeps the one it had.

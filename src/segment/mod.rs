@@ -18,4 +18,4 @@ pub mod sift;
 pub mod wire;
 
 pub use handle::Segment;
-pub use name::{Bounds, State};
+pub use name::{Bounds, Form, State};

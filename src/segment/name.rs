@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! ingest   ID.active  ID.flushed  ID.pending                  ID: of the first record
-//! store    LOW-HIGH[-N].active .flushed .reading .trashed     first and last id; N keeps names apart that share both
+//! store    LOW-HIGH[-N].active .flushed .sealed .reading .trashed     first and last id; N keeps apart what shares both
 //! either   ANYTHING.corrupt                                   set aside, never touched again
 //! ```
 
@@ -16,6 +16,8 @@ pub enum State {
     Active,
     /// Whole and synced. In the ingest tier it waits for a consumer; in the store it answers queries.
     Flushed,
+    /// Store only: the same, compressed.
+    Sealed,
     /// Ingest only: handed to a consumer, until it commits, fails or is too late.
     Pending,
     /// Store only: input of a running compaction. It still answers queries.
@@ -28,14 +30,15 @@ pub enum State {
 
 impl State {
     /// All states, in the order of a segment's life.
-    pub const ALL: [State; 6] =
-        [State::Active, State::Flushed, State::Pending, State::Reading, State::Trashed, State::Corrupt];
+    pub const ALL: [State; 7] =
+        [State::Active, State::Flushed, State::Sealed, State::Pending, State::Reading, State::Trashed, State::Corrupt];
 
     /// The extension, without the dot.
     pub fn extension(self) -> &'static str {
         match self {
             State::Active => "active",
             State::Flushed => "flushed",
+            State::Sealed => "sealed",
             State::Pending => "pending",
             State::Reading => "reading",
             State::Trashed => "trashed",
@@ -46,6 +49,25 @@ impl State {
     /// The state that an extension, without its dot, says.
     pub fn of_extension(text: &str) -> Option<State> {
         State::ALL.into_iter().find(|state| state.extension() == text)
+    }
+}
+
+/// How a file holds its records. Its first bytes tell, never its name: `.reading` and the like may be of either form.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Form {
+    /// Stored records and nothing else.
+    Plain,
+    /// Blocks of them, compressed, and an index.
+    Sealed,
+}
+
+impl Form {
+    /// The state in which a store's segment of this form answers queries while nobody works on it.
+    pub fn resting_state(self) -> State {
+        match self {
+            Form::Plain => State::Flushed,
+            Form::Sealed => State::Sealed,
+        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! What a query may read of one segment: whole records, from the start of its file up to a length.
 
 use super::Segment;
+use super::handle::Content;
+use super::sealed::Form;
 use crate::record::id::Id;
 use crate::record::stored::id_at;
 use crate::unit::Bytes;
@@ -31,16 +33,39 @@ pub enum Source {
 }
 
 impl Source {
-    /// The open file.
+    /// Its stored records as a file.
     pub fn open(&self) -> io::Result<Arc<dyn File>> {
+        self.content().map(Content::text)
+    }
+
+    /// The open file, in the form it has.
+    pub fn content(&self) -> io::Result<Content> {
         match self {
-            Source::Open(file) => Ok(file.clone()),
-            Source::Segment(segment) => segment.open(),
+            Source::Open(file) => Ok(Content::Plain(file.clone())),
+            Source::Segment(segment) => segment.content(),
+        }
+    }
+}
+
+impl Source {
+    /// Notes what reading it has run into, see [`Segment::note_failure`].
+    pub fn note_failure(&self, error: io::Error) -> io::Error {
+        match self {
+            Source::Open(_) => error,
+            Source::Segment(segment) => segment.note_failure(error),
         }
     }
 }
 
 impl Readable {
+    /// Whether it is known to be plain without opening it.
+    pub fn is_plain(&self) -> bool {
+        match &self.source {
+            Source::Open(_) => true,
+            Source::Segment(segment) => segment.form() == Form::Plain,
+        }
+    }
+
     /// All of a finished segment.
     pub fn whole(segment: Arc<Segment>) -> Readable {
         let (low, high, len) = (segment.digest().first, segment.digest().last, segment.digest().len);

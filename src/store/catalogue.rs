@@ -35,8 +35,8 @@ struct Table {
     /// For each place, the largest last id up to and including it. It never falls, so the first segment that can reach
     /// into a range is found by halving, however wide some segments are.
     reach: Vec<Id>,
-    /// How long all of them are together.
-    bytes: u64,
+    /// How long all their files are together.
+    disk: u64,
 }
 
 impl Table {
@@ -48,8 +48,8 @@ impl Table {
             furthest
         });
         let reach = reach.collect();
-        let bytes = segments.iter().fold(0u64, |sum, segment| sum.saturating_add(segment.digest().len.0));
-        Table { segments, reach, bytes }
+        let disk = segments.iter().fold(0u64, |sum, segment| sum.saturating_add(segment.digest().disk.0));
+        Table { segments, reach, disk }
     }
 
     fn overlapping(&self, from: Id, to: Id) -> Vec<Arc<Segment>> {
@@ -88,9 +88,9 @@ impl Catalogue {
         table.segments.iter().filter(|segment| is_so(segment)).cloned().collect()
     }
 
-    /// How long all live segments are together.
+    /// How long the files of all live segments are together.
     pub fn live_bytes(&self) -> Bytes {
-        Bytes(lock(&self.live).bytes)
+        Bytes(lock(&self.live).disk)
     }
 
     /// How often the catalogue has changed. What was found out about it before is so as long as this is the same; take it
@@ -139,7 +139,7 @@ mod tests {
 
     fn segment(first: u64, last: u64) -> Arc<Segment> {
         let (first, last) = (Id(first.into()), Id(last.into()));
-        let known = Known { first, last, len: Bytes(1), records: None, crc32: None };
+        let known = Known::by_ends(first, last, Bytes(1));
         Arc::new(Segment::new(Arc::new(NopFs), "x".into(), known))
     }
 

@@ -280,13 +280,14 @@ impl StoreLog {
     }
 
     fn refresh_gauges(&self, metrics: &Metrics) {
-        let mut sums = [(State::Flushed, 0u64, 0u64), (State::Reading, 0, 0), (State::Trashed, 0, 0)];
+        let states = [State::Flushed, State::Sealed, State::Reading, State::Trashed];
+        let mut sums = states.map(|state| (state, 0u64, 0u64));
         let trashed = self.catalogue.trashed().into_iter().map(|trashed| trashed.segment);
         for segment in self.catalogue.live().into_iter().chain(trashed) {
             let state = writer::state_of(&segment);
             if let Some(sum) = sums.iter_mut().find(|sum| Some(sum.0) == state) {
                 sum.1 += 1;
-                sum.2 = sum.2.saturating_add(segment.digest().len.0);
+                sum.2 = sum.2.saturating_add(segment.digest().disk.0);
             }
         }
         for (state, count, bytes) in sums {

@@ -205,7 +205,7 @@ impl Recovery<'_> {
     }
 
     fn segment(&self, path: PathBuf, first: Id, last: Id, len: Bytes) -> Arc<Segment> {
-        let known = Known { first, last, len, records: None, crc32: None };
+        let known = Known::by_ends(first, last, len);
         Arc::new(Segment::new(self.fs.clone(), path, known))
     }
 
@@ -238,8 +238,9 @@ impl Recovery<'_> {
     }
 
     fn make_live(&mut self, segment: Arc<Segment>, state: State) -> io::Result<()> {
-        if state != State::Flushed
-            && let Err(e) = rename_free(&segment, State::Flushed)
+        let resting = segment.resting_state();
+        if state != resting
+            && let Err(e) = rename_free(&segment, resting)
         {
             self.findings.cannot(&segment.path(), "giving it back its name", e)?;
         }

@@ -62,7 +62,7 @@ pub fn judge(file: &Planned, facts: &Facts, around: &Surroundings) -> Vec<Findin
         State::Active => say(What::Unclosed),
         State::Pending => say(What::Handed),
         State::Reading => say(What::Interrupted),
-        State::Flushed | State::Trashed | State::Corrupt => {}
+        State::Flushed | State::Sealed | State::Trashed | State::Corrupt => {}
     }
     found
 }

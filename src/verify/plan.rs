@@ -214,7 +214,7 @@ fn kind_of(entry: &Entry, tier: Option<Tier>) -> Kind {
     let Some((bounds, state)) = named else { return Kind::Odd(What::NotUnderstood) };
     let part = match (tier, bounds, state) {
         (Some(Tier::Ingest), Bounds::From(_), State::Active | State::Flushed | State::Pending) => Part::Waiting,
-        (Some(Tier::Store), Bounds::Range(..), State::Flushed | State::Reading) => Part::Live,
+        (Some(Tier::Store), Bounds::Range(..), State::Flushed | State::Sealed | State::Reading) => Part::Live,
         (Some(Tier::Store), Bounds::Range(..), State::Trashed) => Part::Trash,
         (Some(Tier::Store), Bounds::Range(low, high, _), State::Active) if low == high => Part::Draft,
         (Some(Tier::Ingest), Bounds::Range(..), _) | (Some(Tier::Store), Bounds::From(_), _) => {

@@ -75,7 +75,8 @@ impl Nodes {
             let fs = Arc::new(self.fs.clone());
             let store = StoreLog::open(fs, STORES[n], self.clock.clone(), Arc::default(), &entropy).expect("sound");
             let retention = retain::Limits { retain: 48 * HOUR, purge: 24 * HOUR, max_size: None };
-            let keeper = Housekeeper::new(store.clone(), Settings { target_size: Bytes(5_000), retention });
+            let keeper =
+                Housekeeper::new(store.clone(), Settings { target_size: Bytes(5_000), retention, seal_age: None });
             self.stores[n] = Some((store, keeper));
         }
         self.stores[n].as_mut().expect("just opened")

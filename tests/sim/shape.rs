@@ -99,6 +99,7 @@ impl Shape {
             compact: compact::Settings {
                 target_size,
                 retention: retain::Limits { retain, purge: millis(&mut dice, 1_000, 10_000), max_size: None },
+                seal_age: None,
             },
             max_record: if dice.one_in(8) { 40 } else { 4_096 },
             loss_one_in: [u64::MAX, 200, 50, 15][dice.below(4) as usize],

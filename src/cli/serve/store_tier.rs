@@ -81,7 +81,7 @@ impl StoreTier {
         }
         let StorageFlags { retain, purge, max_size, target_size, .. } = self.flags;
         let retention = retain::Limits { retain, purge, max_size };
-        let keeper = Housekeeper::new(self.log.clone(), Settings { target_size, retention });
+        let keeper = Housekeeper::new(self.log.clone(), Settings { target_size, retention, seal_age: None });
         base.start("compact", LARGE_STACK, move |stop| compact::thread::run(keeper, stop))
     }
 

@@ -15,6 +15,7 @@ const TARGET: u64 = 128 << 20;
 const MOST_ARRIVALS: u64 = 1_500;
 const RETAIN: Duration = Duration::from_secs(2 * 24 * 3600);
 const PURGE: Duration = Duration::from_secs(8 * 3600);
+const SEAL_AGE: Duration = Duration::from_secs(600);
 
 fn id(ns: u64) -> Id {
     Id::new(UnixNanos(ns), StreamBits::from_random(7), 0)
@@ -28,9 +29,11 @@ struct Archive {
     arrived: u64,
     arrivals: u64,
     smallest: u64,
-    /// Bytes written by reason: Join, Overlap, Close.
-    rewritten: [u64; 3],
+    /// Bytes written by reason: Join, Overlap, Close, Seal.
+    rewritten: [u64; 4],
     jobs: u64,
+    seals: u64,
+    outputs: u64,
 }
 
 impl Archive {
@@ -43,14 +46,16 @@ impl Archive {
             arrived: 0,
             arrivals: 0,
             smallest: TARGET,
-            rewritten: [0; 3],
+            rewritten: [0; 4],
             jobs: 0,
+            seals: 0,
+            outputs: 0,
         }
     }
 
-    fn put(&mut self, from_ns: u64, to_ns: u64, len: u64) {
+    fn put(&mut self, from_ns: u64, to_ns: u64, len: u64, is_sealed: bool) {
         self.next_key += 1;
-        let is = Candidate { key: self.next_key, low: id(from_ns), high: id(to_ns), len: Bytes(len) };
+        let is = Candidate { key: self.next_key, low: id(from_ns), high: id(to_ns), len: Bytes(len), is_sealed };
         let at = self.live.partition_point(|other| other.low <= is.low);
         self.live.insert(at, is);
     }
@@ -59,34 +64,46 @@ impl Archive {
         self.arrived += len;
         self.arrivals += 1;
         self.smallest = self.smallest.min(len);
-        self.put(from_ns, to_ns, len);
+        self.put(from_ns, to_ns, len, false);
     }
 
     /// Plans and merges until nothing is left to do.
-    fn compact(&mut self, seed: u64) {
+    fn compact(&mut self, now: UnixMillis, seed: u64) {
         let mut jobs = 0;
-        while let Some(job) = plan(&self.live, &self.limits) {
+        while let Some(job) = plan(&self.live, &self.limits, now) {
             self.merge(&job, seed);
             jobs += 1;
             assert!(jobs < 10_000, "no fixed point, replay with seed {seed}");
         }
         self.jobs += jobs;
+        if let Some(age) = self.limits.seal_age {
+            let waits = |is: &&Candidate| !is.is_sealed && is.high.millis().after(age) <= now;
+            assert_eq!(self.live.iter().find(waits), None, "all that is old is sealed, replay with seed {seed}");
+        }
     }
 
     fn merge(&mut self, job: &Job, seed: u64) {
         let is_input = |segment: &Candidate| job.inputs.contains(&segment.key);
         let inputs: Vec<Candidate> = self.live.iter().filter(|segment| is_input(segment)).copied().collect();
-        assert!((2..=MOST_INPUTS).contains(&inputs.len()), "{job:?}, replay with seed {seed}");
+        let seals = job.reason == Reason::Seal;
+        let counts = if seals { 1..=1 } else { 2..=MOST_INPUTS };
+        assert!(counts.contains(&inputs.len()), "{job:?}, replay with seed {seed}");
+        assert!(!seals || !inputs[0].is_sealed, "sealed twice, replay with seed {seed}");
         assert_eq!(inputs.len(), job.inputs.len(), "each once, replay with seed {seed}");
         let total: u64 = inputs.iter().map(|input| input.len.0).sum();
         let largest = inputs.iter().map(|input| input.len.0).max().unwrap();
         assert!(job.reason != Reason::Join || total >= 4 * largest, "{job:?}, replay with seed {seed}");
-        self.live.retain(|segment| !is_input(segment));
         self.rewritten[job.reason as usize] += total;
+        if seals {
+            self.seals += 1;
+            return self.live.iter_mut().filter(|is| is_input(is)).for_each(|input| input.is_sealed = true);
+        }
+        self.live.retain(|segment| !is_input(segment));
         for (from, to, len) in cut_evenly(&inputs, total, job.cut.0) {
+            self.outputs += 1;
             assert!(len <= TARGET, "an output of {len}, replay with seed {seed}");
             assert!(to - from <= self.limits.max_span.as_nanos() as u64, "{job:?}, replay with seed {seed}");
-            self.put(from, to, len);
+            self.put(from, to, len, false);
         }
     }
 
@@ -125,7 +142,8 @@ impl Archive {
     }
 
     fn times_rewritten(&self) -> f64 {
-        self.rewritten.iter().sum::<u64>() as f64 / self.arrived as f64
+        // Sealing is told of apart: what it writes is not as long.
+        self.rewritten[..3].iter().sum::<u64>() as f64 / self.arrived as f64
     }
 
     fn most_times_rewritten(&self) -> f64 {
@@ -165,7 +183,9 @@ fn cut_evenly(inputs: &[Candidate], total: u64, cut: u64) -> Vec<(u64, u64, u64)
 pub(super) fn merged(inputs: &[Candidate], cut: Bytes, first_key: u64) -> Vec<Candidate> {
     let total = inputs.iter().map(|input| input.len.0).sum();
     let parts = cut_evenly(inputs, total, cut.0).into_iter().zip(first_key..);
-    parts.map(|((from, to, len), key)| Candidate { key, low: id(from), high: id(to), len: Bytes(len) }).collect()
+    parts
+        .map(|((from, to, len), key)| Candidate { key, low: id(from), high: id(to), len: Bytes(len), is_sealed: false })
+        .collect()
 }
 
 /// How the producers behave for some hours.
@@ -191,9 +211,9 @@ impl Weather {
 }
 
 /// One week of it.
-fn week(seed: u64) -> Archive {
+fn week(seed: u64, seal_age: Option<Duration>) -> Archive {
     let mut dice = Dice::new(seed);
-    let mut archive = Archive::new(Limits::new(Bytes(TARGET), RETAIN / 10));
+    let mut archive = Archive::new(Limits { seal_age, ..Limits::new(Bytes(TARGET), RETAIN / 10) });
     let (mut now, mut weather_ends) = (START, START);
     let mut weather = Weather::any(&mut dice);
     while now < START + WEEK && archive.arrivals < MOST_ARRIVALS {
@@ -210,7 +230,7 @@ fn week(seed: u64) -> Archive {
             let len = (weather.size + dice.below(3 * weather.size)).min(TARGET);
             archive.arrive(from, to, len);
         }
-        archive.compact(seed);
+        archive.compact(UnixNanos(now).millis(), seed);
         archive.retire(UnixNanos(now).millis(), seed);
         let (count, bound) = (archive.live.len(), archive.most_segments());
         assert!(count as f64 <= bound, "{count} segments where {bound:.0} are the bound, replay with seed {seed}");
@@ -226,16 +246,30 @@ const OVERLAP_SLACK: f64 = 2.0 / MOST_OVERLAPPING as f64;
 fn a_week_of_any_weather_stays_within_both_bounds() {
     let mut jobs = 0;
     for seed in 0..200 {
-        let archive = week(seed);
+        let archive = week(seed, Some(SEAL_AGE));
         let (times, bound) = (archive.times_rewritten(), archive.most_times_rewritten() + OVERLAP_SLACK);
         let by_reason = archive.rewritten.map(|bytes| bytes as f64 / archive.arrived as f64);
         assert!(
             times <= bound,
             "{times:.2} times where {bound:.2} is the bound, {by_reason:.2?}, replay with seed {seed}"
         );
-        jobs += archive.jobs;
+        let most = archive.arrivals + archive.outputs;
+        assert!(archive.seals <= most, "{} sealed of {most}, replay with seed {seed}", archive.seals);
+        jobs += archive.jobs - archive.seals;
     }
     assert!(jobs > 10_000, "the weather was too fair: {jobs} jobs");
+}
+
+#[test]
+fn sealing_changes_nothing_else_that_is_planned() {
+    for seed in 0..40 {
+        let [with, without] = [Some(SEAL_AGE), None].map(|age| week(seed, age));
+        assert!(with.seals > 0 && without.seals == 0, "replay with seed {seed}");
+        assert_eq!(with.rewritten[..3], without.rewritten[..3], "replay with seed {seed}");
+        assert_eq!(with.jobs - with.seals, without.jobs, "replay with seed {seed}");
+        let ends = |archive: &Archive| archive.live.iter().map(|is| (is.low, is.high, is.len)).collect::<Vec<_>>();
+        assert_eq!(ends(&with), ends(&without), "replay with seed {seed}");
+    }
 }
 
 #[test]
@@ -244,7 +278,7 @@ fn small_arrivals_in_order_leave_two_segments_per_slot_besides_the_full_ones_and
     for at in 0..8_000 {
         let from = START + at * 2 * MINUTE;
         archive.arrive(from, from + 2 * MINUTE - 1, 300 << 10);
-        archive.compact(0);
+        archive.compact(UnixNanos(from).millis(), 0);
         let slots = (at * 2 * MINUTE / 1_000_000 / archive.limits.slot_ms() + 1) as f64;
         let total = archive.arrived as f64 / TARGET as f64;
         let bound = 16.0 / 7.0 * total + 2.0 * slots + 8.0 * 7.0;

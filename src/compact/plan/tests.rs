@@ -1,6 +1,6 @@
 use super::*;
 use crate::record::id::StreamBits;
-use crate::unit::{Bytes, UnixNanos};
+use crate::unit::{Bytes, UnixMillis, UnixNanos};
 use crate::world::clock::{Clock, SystemClock};
 use crate::world::entropy::Dice;
 
@@ -8,6 +8,9 @@ use crate::world::entropy::Dice;
 fn limits() -> Limits {
     Limits::new(Bytes(1_600), Duration::from_secs(2))
 }
+
+/// Long after everything, for the age of what nothing is to be sealed of.
+const LATER: UnixMillis = UnixMillis(1 << 40);
 
 /// First and last millisecond, length.
 type Given = (u64, u64, u64);
@@ -20,6 +23,7 @@ fn segments(given: &[Given]) -> Vec<Candidate> {
         low: id(low, 0),
         high: id(high, u32::MAX),
         len: Bytes(len),
+        is_sealed: false,
     };
     given.iter().enumerate().map(candidate).collect()
 }
@@ -32,7 +36,7 @@ fn row(lens: &[u64]) -> Vec<Candidate> {
 }
 
 fn planned(segments: &[Candidate]) -> Option<(Reason, Vec<u64>)> {
-    plan(segments, &limits()).map(|job| (job.reason, job.inputs))
+    plan(segments, &limits(), LATER).map(|job| (job.reason, job.inputs))
 }
 
 #[test]
@@ -76,7 +80,7 @@ fn no_run_leaves_its_slot_and_what_is_wide_is_left_alone() {
 
 #[test]
 fn one_job_takes_64_segments_at_most() {
-    let job = plan(&row(&[1; 200]), &limits()).unwrap();
+    let job = plan(&row(&[1; 200]), &limits(), LATER).unwrap();
     assert_eq!((job.inputs.len(), job.cut), (MOST_INPUTS, Bytes(64)));
     assert_eq!(job.inputs[63], 63, "the oldest first");
 }
@@ -109,7 +113,7 @@ fn what_is_left_of_a_past_slot_is_closed_only_if_that_doubles_its_largest() {
 #[test]
 fn large_segments_that_lie_over_each_other_are_cut_into_even_parts() {
     let two = segments(&[(0, 99, 1_600), (20, 119, 1_600), (200, 209, 1_600)]);
-    let job = plan(&two, &limits()).unwrap();
+    let job = plan(&two, &limits(), LATER).unwrap();
     assert_eq!(job, Job { inputs: vec![0, 1], reason: Reason::Overlap, cut: Bytes(1_067) });
     assert_eq!(even_cut(1_600, Bytes(1_600)), Bytes(1_600));
     assert_eq!(even_cut(1_601, Bytes(1_600)), Bytes(801));
@@ -149,16 +153,79 @@ fn any_list_of_segments_comes_to_rest() {
         let mut given: Vec<Given> = (0..dice.below(120)).map(|_| random(&mut dice)).collect();
         given.sort();
         let mut held = segments(&given);
+        held.iter_mut().for_each(|segment| segment.is_sealed = dice.one_in(3));
+        let limits = Limits { seal_age: Some(Duration::from_millis(dice.below(4_000))), ..limits() };
+        let now = UnixMillis(dice.below(8_000));
         let mut jobs = 0;
-        while let Some(job) = plan(&held, &limits()) {
+        while let Some(job) = plan(&held, &limits, now) {
             let (inputs, rest) = held.iter().copied().partition(|segment| job.inputs.contains(&segment.key));
             held = rest;
-            held.extend(super::simulation_tests::merged(&inputs, job.cut, 1_000 * (jobs + 1)));
+            let mut outputs = super::simulation_tests::merged(&inputs, job.cut, 1_000 * (jobs + 1));
+            outputs.iter_mut().for_each(|output| output.is_sealed = job.reason == Reason::Seal);
+            held.extend(outputs);
             held.sort_by_key(|segment| (segment.low, segment.key));
             jobs += 1;
             assert!(jobs < 1_000, "replay with seed {seed}");
         }
+        let plain: Vec<&Candidate> = held.iter().filter(|segment| !segment.is_sealed).collect();
+        let next = next_seal(&held, &limits);
+        assert!(next.is_none_or(|next| next > now), "nothing old is left, replay with seed {seed}");
+        assert_eq!(next.is_none(), plain.is_empty(), "replay with seed {seed}");
     }
+}
+
+/// With an age of 1 s.
+fn sealed(segments: &[Candidate], now_ms: u64) -> Option<Vec<u64>> {
+    let limits = Limits { seal_age: Some(Duration::from_secs(1)), ..limits() };
+    let job = plan(segments, &limits, UnixMillis(now_ms))?;
+    assert_eq!(job.reason, Reason::Seal, "{job:?}");
+    Some(job.inputs)
+}
+
+#[test]
+fn what_is_full_is_sealed_when_nothing_lies_over_it_any_more() {
+    let alone = segments(&[(0, 99, 1_600)]);
+    assert_eq!(sealed(&alone, 100), None, "what comes next may lie over it");
+    assert_eq!(sealed(&segments(&[(0, 99, 1_600), (99, 120, 10)]), 130), None);
+    assert_eq!(sealed(&segments(&[(0, 99, 1_600), (100, 120, 10)]), 130), Some(vec![0]));
+    assert_eq!(sealed(&segments(&[(0, 99, 701), (100, 120, 10)]), 130), Some(vec![0]));
+    assert_eq!(sealed(&segments(&[(0, 99, 700), (100, 120, 10)]), 130), None, "it is not full");
+    let overlapping = [(0, 99, 1_600), (20, 119, 1_600), (110, 120, 10)];
+    assert_eq!(sealed(&segments(&overlapping), 130), None, "it will be merged with the one that lies over it");
+    let apart = [(0, 99, 1_600), (90, 189, 1_600), (150, 160, 10)];
+    assert_eq!(sealed(&segments(&apart), 200), Some(vec![0]), "with this one it will not");
+}
+
+#[test]
+fn what_is_old_is_sealed_however_small_it_is_and_whatever_lies_over_it() {
+    let mut given = segments(&[(0, 99, 10), (50, 200, 3), (60, 99, 300)]);
+    given[2].is_sealed = true;
+    assert_eq!(sealed(&given, 1_098), None, "its last record is not old");
+    assert_eq!(sealed(&given, 1_099), Some(vec![0]));
+    given[0].is_sealed = true;
+    assert_eq!((sealed(&given, 1_199), sealed(&given, 1_200)), (None, Some(vec![1])));
+    let limits = Limits { seal_age: Some(Duration::from_secs(1)), ..limits() };
+    assert_eq!(next_seal(&given, &limits), Some(UnixMillis(1_200)));
+    given[1].is_sealed = true;
+    assert_eq!((sealed(&given, 9_999), next_seal(&given, &limits)), (None, None));
+    let future = segments(&[(5_000, 5_000, 10)]);
+    assert_eq!(sealed(&future, 0), None, "what was written in the future is new");
+}
+
+#[test]
+fn the_oldest_is_sealed_first_and_only_when_there_is_nothing_to_join() {
+    let wide = [(0, 300, 1_600), (1, 100, 1_500), (2, 200, 1_400)];
+    assert_eq!(sealed(&segments(&wide), 5_000), Some(vec![1]));
+    let limits = Limits { seal_age: Some(Duration::ZERO), ..limits() };
+    let four = [(0, 9, 10), (10, 19, 10), (20, 29, 10), (30, 39, 10)];
+    let job = plan(&segments(&four), &limits, UnixMillis(40)).unwrap();
+    assert_eq!((job.reason, job.inputs.len()), (Reason::Join, 4));
+}
+
+#[test]
+fn without_an_age_nothing_is_sealed() {
+    let given = segments(&[(0, 9, 1_600), (10, 19, 1_600), (30, 39, 10)]);
+    assert_eq!((planned(&given), next_seal(&given, &limits())), (None, None));
 }
 
 #[test]
@@ -168,11 +235,12 @@ fn a_hundred_thousand_segments_are_planned_at_once() {
     let full = vec![100 << 20; 100_000];
     let mut falling: Vec<u64> = (0..100_000).map(|at| 1 + at * at / 400).collect();
     falling.reverse();
-    let limits = Limits::new(Bytes(128 << 20), Duration::from_secs(60_000));
+    let seal_age = Some(Duration::from_secs(600));
+    let limits = Limits { seal_age, ..Limits::new(Bytes(128 << 20), Duration::from_secs(60_000)) };
     for lens in [small, full, falling] {
         let segments = row(&lens);
         let clock = SystemClock::default();
-        let job = plan(&segments, &limits);
+        let job = plan(&segments, &limits, LATER);
         let took = clock.now().0;
         // 7 ms at most where it was measured; the rest is for machines that are slow or busy.
         assert!(took < Duration::from_millis(500), "{took:?} for {:?}", job.map(|job| job.reason));
