@@ -163,6 +163,8 @@ flags! {
     REPLICATION = ("store.segment-replication-factor", Count(1, 64), "number", "keep every record on so many stores; 1 when there is no -peer").or("2");
     RETAIN = ("store.segment-retain", Kind::Duration(SHORTEST), "duration", "trash segments that are wholly older than this").or("168h");
     PURGE = ("store.segment-purge", Kind::Duration(SHORTEST), "duration", "remove what has been in the trash for so long").or("24h");
+    SEAL = ("store.seal", Switch, "", "compress segments that are full or old").or("true");
+    SEAL_AGE = ("store.seal-age", Kind::Duration(Duration::ZERO), "duration", "compress segments that are wholly older than this, however small").or("10m");
     MAX_SIZE = ("store.max-size", Size(MIB, u64::MAX), "size", "trash the oldest segments when the store is larger; no limit when unset");
 
     PREFIX = ("prefix", Text, "text", "put this and a space before every line").repeated();
@@ -212,8 +214,20 @@ const INGEST: &[Flag] = &[
 ];
 
 /// What a server with a store tier takes.
-const STORAGE: &[Flag] =
-    &[STORE_PATH, CONSUMERS, TARGET_SIZE, TARGET_AGE, DELAY, BUFFER_SIZE, REPLICATION, RETAIN, PURGE, MAX_SIZE];
+const STORAGE: &[Flag] = &[
+    STORE_PATH,
+    CONSUMERS,
+    TARGET_SIZE,
+    TARGET_AGE,
+    DELAY,
+    BUFFER_SIZE,
+    REPLICATION,
+    SEAL,
+    SEAL_AGE,
+    RETAIN,
+    PURGE,
+    MAX_SIZE,
+];
 
 const NONE: Operands = Operands { name: "", least: 0, most: 0 };
 

@@ -135,6 +135,8 @@ pub struct StorageFlags {
     pub buffer_size: Bytes,
     /// R if it was set; see [`ServeFlags::replicas`].
     pub replication_factor: Option<u8>,
+    /// Age at which segments are sealed that are not full; `None` where nothing is to be sealed.
+    pub seal_age: Option<Duration>,
     /// Age at which segments are trashed.
     pub retain: Duration,
     /// Time in the trash after which they are removed.
@@ -156,6 +158,10 @@ impl StorageFlags {
             replication_factor: match given.count(&flags::REPLICATION)? {
                 Some(count) if given.is_set(&flags::REPLICATION) => Some(u8::try_from(count).unwrap_or(u8::MAX)),
                 _ => None,
+            },
+            seal_age: {
+                let age = given.duration(&flags::SEAL_AGE)?;
+                given.switch(&flags::SEAL)?.then_some(age)
             },
             retain: given.duration(&flags::RETAIN)?,
             purge: given.duration(&flags::PURGE)?,
