@@ -48,8 +48,7 @@ impl Query {
         let matcher = Matcher::new(&params.q, params.regex, params.ignore_case, params.invert);
         let matcher = matcher.map_err(|e| e.to_string())?;
         let (head_only, cancel) = (request.method() == "HEAD", request.cancel().clone());
-        let plain = !params.regex && !params.invert && !params.ignore_case && params.q.len() >= 4;
-        let formula = if plain { Formula::Holds(params.q.to_ascii_lowercase()) } else { Formula::Any };
+        let formula = matcher.formula();
         Ok(Query { params, matcher, formula, head_only, cancel, began })
     }
 

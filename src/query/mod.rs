@@ -12,6 +12,7 @@ pub mod api;
 mod blocks;
 mod calls;
 pub mod complete;
+mod formula;
 pub mod needle;
 pub mod newest;
 pub mod node;

@@ -11,7 +11,9 @@
 //!
 //! A matcher is cheap to clone, and each thread should have its own: clones share the program, not the scratch memory.
 
+use super::formula;
 use crate::record::stored::{PREFIX_LEN, Stored, records};
+use crate::segment::sealed::filter::Formula;
 use memchr::{memchr, memmem, memrchr};
 use regex::bytes::{Regex, RegexBuilder};
 use regex_syntax::hir::{Capture, Class, ClassBytes, ClassBytesRange, ClassUnicode, ClassUnicodeRange};
@@ -70,6 +72,8 @@ impl std::error::Error for MatcherError {}
 #[derive(Clone, Debug)]
 pub struct Matcher {
     how: How,
+    /// What a text must hold so that `how` finds something.
+    formula: Formula,
     invert: bool,
 }
 
@@ -97,18 +101,23 @@ impl Matcher {
     /// The matcher for a needle, literal or a regular expression in the regex crate's byte syntax. Classes such as `\w`
     /// are ASCII's unless the expression holds something that only Unicode has; likewise what `ignore_case` means.
     pub fn new(q: &[u8], regex: bool, ignore_case: bool, invert: bool) -> Result<Matcher, MatcherError> {
-        let how = if q.is_empty() {
-            How::All
+        let (how, formula) = if q.is_empty() {
+            (How::All, Formula::Any)
         } else if regex {
             regex_how(q, ignore_case)?
         } else if memchr(b'\n', q).is_some() {
-            How::None
+            (How::None, formula::never())
         } else if ignore_case {
             caseless_how(q)?
         } else {
-            How::Literal(Box::new(memmem::Finder::new(q).into_owned()))
+            (How::Literal(Box::new(memmem::Finder::new(q).into_owned())), formula::of_literal(q))
         };
-        Ok(Matcher { how, invert })
+        Ok(Matcher { how, formula, invert })
+    }
+
+    /// What a text must hold so that it can match.
+    pub fn formula(&self) -> Formula {
+        if self.invert { Formula::Any } else { self.formula.clone() }
     }
 
     /// Whether every record matches, so that nothing need be searched.
@@ -214,7 +223,7 @@ impl Pattern {
     }
 }
 
-fn regex_how(q: &[u8], ignore_case: bool) -> Result<How, MatcherError> {
+fn regex_how(q: &[u8], ignore_case: bool) -> Result<(How, Formula), MatcherError> {
     if q.len() > LONGEST_PATTERN {
         return Err(MatcherError::TooLong { len: q.len() });
     }
@@ -223,7 +232,7 @@ fn regex_how(q: &[u8], ignore_case: bool) -> Result<How, MatcherError> {
 }
 
 /// A literal in any case is an expression of escaped characters.
-fn caseless_how(q: &[u8]) -> Result<How, MatcherError> {
+fn caseless_how(q: &[u8]) -> Result<(How, Formula), MatcherError> {
     if q.len() > LONGEST_PATTERN {
         return Err(MatcherError::TooLong { len: q.len() });
     }
@@ -238,7 +247,7 @@ fn caseless_how(q: &[u8]) -> Result<How, MatcherError> {
 
 /// Most expressions do not need Unicode and are searched several times faster without. One that does is refused at
 /// first. One that holds letters beyond ASCII means them: without Unicode their case would be silently heeded.
-fn compile_either(pattern: &str, ignore_case: bool) -> Result<How, MatcherError> {
+fn compile_either(pattern: &str, ignore_case: bool) -> Result<(How, Formula), MatcherError> {
     let unicode = !pattern.is_ascii();
     compile(pattern, ignore_case, unicode).or_else(|error| {
         // The first refusal tells more where both attempts fail, save that it may be about the lack of Unicode.
@@ -246,7 +255,7 @@ fn compile_either(pattern: &str, ignore_case: bool) -> Result<How, MatcherError>
     })
 }
 
-fn compile(pattern: &str, ignore_case: bool, unicode: bool) -> Result<How, MatcherError> {
+fn compile(pattern: &str, ignore_case: bool, unicode: bool) -> Result<(How, Formula), MatcherError> {
     let exact = RegexBuilder::new(pattern)
         .unicode(unicode)
         .case_insensitive(ignore_case)
@@ -262,17 +271,18 @@ fn compile(pattern: &str, ignore_case: bool, unicode: bool) -> Result<How, Match
         .parse(pattern)
         .map_err(|error| MatcherError::Syntax { why: last_line(&error.to_string()) })?;
     let has_looks = !hir.properties().look_set().is_empty();
-    let Some(coarse) = without_looks_and_lf(&hir) else { return Ok(How::None) };
+    let Some(coarse) = without_looks_and_lf(&hir) else { return Ok((How::None, formula::never())) };
     if coarse.properties().minimum_len() == Some(0) {
         // The sieve would let everything through.
         let each_line = How::Regex(Pattern { exact, sieve: None, sieve_is_exact: false });
-        return Ok(if has_looks { each_line } else { How::All });
+        return Ok((if has_looks { each_line } else { How::All }, Formula::Any));
     }
     // The printed form is an expression in default syntax. Should it be refused where the original was not, then lines
     // are tried one by one: slower, but right.
     let sieve =
         RegexBuilder::new(&coarse.to_string()).size_limit(PROGRAM_LIMIT).dfa_size_limit(STATES_LIMIT).build().ok();
-    Ok(How::Regex(Pattern { exact, sieve, sieve_is_exact: !has_looks }))
+    let formula = formula::of_expression(&coarse);
+    Ok((How::Regex(Pattern { exact, sieve, sieve_is_exact: !has_looks }), formula))
 }
 
 fn refused(error: regex::Error) -> MatcherError {

@@ -5,6 +5,11 @@
 //! record into the next. A string can only be where all its sequences are; the reverse does not hold, so what a filter
 //! finds is a superset.
 //!
+//! Random numbers make most of the variety of logs, and there are only 2^16 sequences of four hexadecimal digits: a block
+//! soon has half of them. So a sequence of four such digits that has a fifth in front of it is hashed with that one, and
+//! of these only three in four are kept, which a number has enough of. Measured, this leaves a quarter of the blocks for
+//! an id of 16 digits, at the same size.
+//!
 //! It is stored *bit-sliced*: not a set of rows for each block but a set of blocks for each row, one bit a block, so that
 //! a query reads some rows and visits no blocks.
 //!
@@ -21,7 +26,7 @@
 //! A row is the top bits of the hash. So a filter of half the rows is this one with each two neighbours joined, which is
 //! how a filter is made to measure when all blocks are known.
 
-use crate::record::stored::records;
+use crate::record::stored::{PREFIX_LEN, records};
 use std::collections::HashMap;
 use std::io;
 
@@ -29,7 +34,7 @@ use std::io;
 pub const GRAM: usize = 4;
 
 /// Rows while building, as a power of two.
-const MOST_ROWS_LOG2: u8 = 15;
+const MOST_ROWS_LOG2: u8 = 16;
 
 /// The fewest rows, as a power of two, and the fewest in a group: one transposition's worth.
 const FEWEST_ROWS_LOG2: u8 = 6;
@@ -46,13 +51,48 @@ const GROUP_LEN: u64 = 4 << 10;
 /// Bytes of the checksum behind each group.
 const CHECKSUM_LEN: u64 = 4;
 
-/// The multiplier of the hash: 2^32 divided by the golden ratio (Knuth, TAOCP 3, 6.4), which spreads well into the top
-/// bits.
-const SPREAD: u32 = 0x9E37_79B1;
+/// The hash of a sequence in lower case, whose top bits are its row. `before` is the digit in front if it is part of the
+/// sequence, otherwise 0.
+///
+/// One multiplication alone lets sequences meet that differ by the same few bytes, as those of words do: measured, a
+/// string of words that is nowhere then has twice as many blocks left. The first factor is 2^32 by the golden ratio
+/// (Knuth, TAOCP 3, 6.4), the last one that of MurmurHash3's end.
+fn hash(gram: [u8; GRAM], before: u8) -> u32 {
+    let spread = u32::from_le_bytes(gram).wrapping_mul(0x9E37_79B1) ^ u32::from(before).wrapping_mul(0x2545_F491);
+    (spread ^ spread >> 15).wrapping_mul(0x85EB_CA6B)
+}
 
-/// The row of a sequence that is in lower case, of 2^`rows_log2`.
-fn row_of(gram: [u8; GRAM], rows_log2: u8) -> usize {
-    (u32::from_le_bytes(gram).wrapping_mul(SPREAD) >> (32 - u32::from(rows_log2))) as usize
+/// The row of a hash, of 2^`rows_log2`.
+fn row_of(hash: u32, rows_log2: u8) -> usize {
+    (hash >> (32 - u32::from(rows_log2))) as usize
+}
+
+/// Whether a sequence with a digit in front is left out. The bits are none of those that make the row.
+fn is_left_out(hash: u32) -> bool {
+    hash >> 8 & 3 == 0
+}
+
+/// The hashes of the sequences that a text in lower case surely has if it holds `literal`. Those that do not overlap come
+/// first: they depend least on each other, and most often settle it.
+fn hashes(literal: &[u8]) -> impl Iterator<Item = u32> + '_ {
+    let starts = (0..GRAM).flat_map(|first| (first..literal.len()).step_by(GRAM));
+    starts.filter_map(|start| {
+        let gram: [u8; GRAM] = *literal.get(start..)?.first_chunk()?;
+        if !gram.iter().all(|byte| is_digit(*byte)) {
+            return Some(hash(gram, 0));
+        }
+        // What is in front of the literal decides, and may be anything.
+        let before = *literal.get(start.checked_sub(1)?)?;
+        if !is_digit(before) {
+            return Some(hash(gram, 0));
+        }
+        Some(hash(gram, before)).filter(|hash| !is_left_out(*hash))
+    })
+}
+
+/// Whether a byte in lower case is a hexadecimal digit.
+fn is_digit(byte: u8) -> bool {
+    byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte)
 }
 
 /// What a text must hold so that it can match.
@@ -214,9 +254,13 @@ pub struct FilterBuilder {
     blocks: u32,
     /// The block in lower case.
     folded: Vec<u8>,
-    /// A byte for each row, 1 if the block has it. Bytes, because a store that need not read first does not wait for the
-    /// one before it.
-    seen: Box<[u8; MOST_ROWS]>,
+    /// For each byte of the block, all bits set if it is a digit.
+    digits: Vec<u8>,
+    /// For each byte of the block, all bits set if it and the [`GRAM`] behind it are digits.
+    fives: Vec<u8>,
+    /// A byte for each row, 1 if the block has it, and one for what is left out. Bytes, because a store that need not read
+    /// first does not wait for the one before it.
+    seen: Box<[u8; MOST_ROWS + 1]>,
 }
 
 impl Default for FilterBuilder {
@@ -228,7 +272,9 @@ impl Default for FilterBuilder {
 impl FilterBuilder {
     /// A filter of no blocks yet.
     pub fn new() -> FilterBuilder {
-        FilterBuilder { rows: Vec::new(), blocks: 0, folded: Vec::new(), seen: Box::new([0; MOST_ROWS]) }
+        let seen = Box::new([0; MOST_ROWS + 1]);
+        let (folded, digits, fives) = (Vec::new(), Vec::new(), Vec::new());
+        FilterBuilder { rows: Vec::new(), blocks: 0, folded, digits, fives, seen }
     }
 
     /// Takes the next block of whole stored records.
@@ -236,13 +282,19 @@ impl FilterBuilder {
         self.folded.clear();
         self.folded.extend_from_slice(block);
         self.folded.make_ascii_lowercase();
+        self.digits.clear();
+        self.digits.extend(self.folded.iter().map(|byte| if is_digit(*byte) { u8::MAX } else { 0 }));
+        self.fives.clear();
+        let fives = self.digits.windows(GRAM + 1).map(|five| five[0] & five[1] & five[2] & five[3] & five[4]);
+        self.fives.extend(fives);
         self.seen.fill(0);
+        let mut start = 0;
         for record in records(&self.folded) {
-            for gram in record.text().windows(GRAM) {
-                if let Ok(gram) = gram.try_into() {
-                    self.seen[row_of(gram, MOST_ROWS_LOG2)] = 1;
-                }
-            }
+            // From the space behind the id on, which is no digit.
+            let range = start + PREFIX_LEN - 1..start + record.whole.len() - 1;
+            start += record.whole.len();
+            let (text, fives) = (self.folded.get(range.clone()), self.fives.get(range.start..));
+            see(text.unwrap_or_default(), fives.unwrap_or_default(), &mut self.seen);
         }
         self.rows.extend(self.seen.chunks_exact(64).map(bits_of));
         self.blocks += 1;
@@ -303,6 +355,16 @@ impl FilterBuilder {
         let end = filter.len() + len;
         filter.extend(sliced.iter().flat_map(|word| word.to_le_bytes()));
         filter.truncate(end);
+    }
+}
+
+/// Marks the rows of a text; the first byte is the one in front of it. This loop is what building costs, so it has no
+/// branches: sequences that are left out are marked behind the last row.
+fn see(text: &[u8], fives: &[u8], seen: &mut [u8; MOST_ROWS + 1]) {
+    for (five, with_front) in text.windows(GRAM + 1).zip(fives) {
+        let hash = hash([five[1], five[2], five[3], five[4]], five[0] & with_front);
+        let left_out = *with_front != 0 && is_left_out(hash);
+        seen[if left_out { MOST_ROWS } else { row_of(hash, MOST_ROWS_LOG2) }] = 1;
     }
 }
 
@@ -424,16 +486,11 @@ impl Look<'_> {
 
     fn narrow_to_literal(&mut self, literal: &[u8], mut within: BlockSet) -> Result<BlockSet, Stop> {
         let literal = literal.to_ascii_lowercase();
-        // Sequences that do not overlap first: they depend least on each other, and most often settle it.
-        for first in 0..GRAM {
-            for gram in literal.get(first..).unwrap_or_default().chunks_exact(GRAM) {
-                if within.is_empty() {
-                    return Ok(within);
-                }
-                if let Ok(gram) = gram.try_into() {
-                    self.and_row(row_of(gram, self.shape.rows_log2), &mut within)?;
-                }
+        for hash in hashes(&literal) {
+            if within.is_empty() {
+                break;
             }
+            self.and_row(row_of(hash, self.shape.rows_log2), &mut within)?;
         }
         Ok(within)
     }

@@ -29,7 +29,7 @@ pub use write::SealedWriter;
 
 /// How much text is packed as one block, unless one record is longer. Smaller blocks are unpacked sooner, larger ones pack
 /// better: see ARCHITECTURE, "Sealed segments".
-pub const BLOCK_TEXT: usize = 256 << 10;
+pub const BLOCK_TEXT: usize = 336 << 10;
 
 /// How hard blocks are packed: zstd's own scale.
 pub const LEVEL: i32 = 6;

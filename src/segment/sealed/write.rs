@@ -14,10 +14,16 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use zstd::bulk::Compressor;
+use zstd::zstd_safe::{CParameter, Strategy};
 
 /// Of more writers of ids in one segment none is kept: a client that opens a connection for each line would make them as
 /// many as there are records.
 pub const MOST_STREAMS: usize = 1 << 16;
+
+/// What is changed of that level. Lines full of random hexadecimal digits have matches of four and five bytes everywhere that
+/// cost more than they spare: with six at least, the blocks of such logs are 0.244 of the text instead of 0.254.
+const PACKING: [CParameter; 3] =
+    [CParameter::Strategy(Strategy::ZSTD_lazy2), CParameter::MinMatch(6), CParameter::SearchLog(4)];
 
 /// Writes a sealed segment to an empty file.
 pub struct SealedWriter {
@@ -44,6 +50,7 @@ impl SealedWriter {
     /// The same with blocks of another size: for tests, in which a few records are many blocks.
     pub fn with_blocks_of(block_text: usize, file: Arc<dyn File>) -> io::Result<SealedWriter> {
         let mut packer = Compressor::new(LEVEL)?;
+        PACKING.into_iter().try_for_each(|parameter| packer.set_parameter(parameter))?;
         // A decoder finds damage by itself, also a stock one.
         packer.include_checksum(true)?;
         packer.include_contentsize(true)?;
