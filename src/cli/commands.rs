@@ -1,9 +1,12 @@
 //! The client commands: settings become the options of the rooms that do the work.
 
+use super::cat;
 use super::client::Shape;
 use super::forget::{self, ForgetOptions};
 use super::query::{self, QueryOptions};
-use super::settings::{Buffer, ForgetFlags, ForwardFlags, Mode, QueryFlags, StreamFlags, TestsvcFlags, VerifyFlags};
+use super::settings::{
+    Buffer, CatFlags, ForgetFlags, ForwardFlags, Mode, QueryFlags, StreamFlags, TestsvcFlags, VerifyFlags,
+};
 use super::stream::{self, StreamOptions};
 use super::verify::{self, VerifyOptions};
 use super::{USAGE, address::Address};
@@ -69,6 +72,13 @@ pub(super) fn verify(flags: &VerifyFlags) -> u8 {
     let mut out = io::BufWriter::with_capacity(PIECE, io::stdout());
     let is_terminal = io::stderr().is_terminal();
     verify::run(&fs, &SystemClock::default(), &options, is_terminal, &mut out, &mut io::stderr())
+}
+
+pub(super) fn cat(flags: &CatFlags) -> u8 {
+    let fs: Arc<dyn FileSystem> = Arc::new(RealFs);
+    pipe::widen(io::stdout());
+    let mut out = io::BufWriter::with_capacity(PIECE, io::stdout());
+    cat::run(&fs, &flags.files, io::stdin(), &mut out, &mut io::stderr())
 }
 
 pub(super) fn testsvc(flags: &TestsvcFlags) -> u8 {

@@ -290,6 +290,13 @@ pub const COMMANDS: &[Command] = &[
         operands: Operands { name: "directory", least: 1, most: usize::MAX },
     },
     Command {
+        name: "cat",
+        summary: "Prints the records of segment files",
+        page: "oklog-cat.1",
+        groups: &[COMMON],
+        operands: Operands { name: "file", least: 0, most: usize::MAX },
+    },
+    Command {
         name: "testsvc",
         summary: "Prints lines at a steady rate, as a service would",
         page: "oklog-testsvc.1",

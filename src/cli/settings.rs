@@ -384,6 +384,21 @@ impl VerifyFlags {
     }
 }
 
+/// `oklog cat`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CatFlags {
+    /// What is printed; `-` is standard input, and so is none at all.
+    pub files: Vec<String>,
+    /// Log step by step.
+    pub debug: bool,
+}
+
+impl CatFlags {
+    pub(super) fn read(given: &Given) -> Result<CatFlags, Refusal> {
+        Ok(CatFlags { files: given.operands()?.to_vec(), debug: given.switch(&flags::DEBUG)? })
+    }
+}
+
 /// `oklog testsvc`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TestsvcFlags {
@@ -424,6 +439,8 @@ pub enum Request {
     Forget(ForgetFlags),
     /// Say whether data directories are sound.
     Verify(VerifyFlags),
+    /// Print the records of files.
+    Cat(CatFlags),
     /// Print lines at a steady rate.
     Testsvc(TestsvcFlags),
     /// Print all commands, or one.
@@ -457,6 +474,7 @@ impl Request {
             "stream" => StreamFlags::read(&given).map(Request::Stream),
             "forget" => ForgetFlags::read(&given).map(Request::Forget),
             "verify" => VerifyFlags::read(&given).map(Request::Verify),
+            "cat" => CatFlags::read(&given).map(Request::Cat),
             "testsvc" => TestsvcFlags::read(&given).map(Request::Testsvc),
             "version" => given.operands().map(|_| Request::Version),
             _ => match given.operands()?.first() {

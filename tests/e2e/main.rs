@@ -8,6 +8,7 @@
 mod harness;
 
 mod answers;
+mod cat;
 mod commands;
 mod forwarding;
 mod hostile;
