@@ -3,6 +3,7 @@
 use super::cat;
 use super::client::Shape;
 use super::forget::{self, ForgetOptions};
+use super::local::{self, Ground};
 use super::query::{self, QueryOptions};
 use super::settings::{
     Buffer, CatFlags, ForgetFlags, ForwardFlags, Mode, QueryFlags, StreamFlags, TestsvcFlags, VerifyFlags,
@@ -14,8 +15,9 @@ use crate::forward::{self, testsvc};
 use crate::http::{HttpServer, Limits};
 use crate::ops::health::{self, Health, Phase};
 use crate::ops::metrics::Metrics;
+use crate::query::pool::Pool;
 use crate::world::clock::SystemClock;
-use crate::world::crew::{Crew, SMALL_STACK, Stop};
+use crate::world::crew::{self, Crew, SMALL_STACK, Stop};
 use crate::world::entropy::{Dice, random_u64};
 use crate::world::fs::FileSystem;
 use crate::world::fs::real::RealFs;
@@ -26,6 +28,9 @@ use std::sync::Arc;
 
 /// Output is gathered in pieces of this size, except where it must be seen at once.
 const PIECE: usize = 64 << 10;
+
+/// So many files may be open besides those that are held open to be read.
+const OTHER_FILES: usize = 64;
 
 pub(super) fn query(flags: &QueryFlags) -> u8 {
     let options = QueryOptions {
@@ -44,7 +49,16 @@ pub(super) fn query(flags: &QueryFlags) -> u8 {
     };
     pipe::widen(io::stdout());
     let mut out = io::BufWriter::with_capacity(PIECE, io::stdout());
-    query::run(&options, &mut out, &mut io::stderr())
+    let Some(dir) = &flags.path else { return query::run(&options, &mut out, &mut io::stderr()) };
+    let (crew, stop) = (Crew::default(), Stop::default());
+    let pool = match Pool::start(crew::cores(), &crew, &stop) {
+        Ok(pool) => pool,
+        Err(e) => return complain("query", &e, query::FAILED),
+    };
+    let most_open = usize::try_from(socket::raise_file_limit()).unwrap_or(usize::MAX).saturating_sub(OTHER_FILES);
+    let ground = Ground { fs: Arc::new(RealFs), clock: Arc::new(SystemClock::default()), pool, most_open };
+    // The threads that scan end with the process.
+    local::run(&ground, &options, dir, &mut out, &mut io::stderr())
 }
 
 pub(super) fn stream(flags: &StreamFlags) -> u8 {

@@ -10,10 +10,12 @@ mod cut;
 pub mod flags;
 pub mod forget;
 pub mod help;
+pub mod local;
 pub mod parse;
 pub mod query;
 pub mod serve;
 pub mod settings;
+pub mod snapshot;
 pub mod stream;
 pub mod verify;
 

@@ -13,6 +13,7 @@ mod blocks;
 mod calls;
 pub mod complete;
 mod formula;
+pub mod local;
 pub mod needle;
 pub mod newest;
 pub mod node;

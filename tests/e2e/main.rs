@@ -12,6 +12,7 @@ mod cat;
 mod commands;
 mod forwarding;
 mod hostile;
+mod local;
 mod matching;
 mod real_logs;
 mod roles;
