@@ -163,6 +163,8 @@ flags! {
     REPLICATION = ("store.segment-replication-factor", Count(1, 64), "number", "keep every record on so many stores; 1 when there is no -peer").or("2");
     RETAIN = ("store.segment-retain", Kind::Duration(SHORTEST), "duration", "trash segments that are wholly older than this").or("168h");
     PURGE = ("store.segment-purge", Kind::Duration(SHORTEST), "duration", "remove what has been in the trash for so long").or("24h");
+    SEAL = ("store.seal", Switch, "", "compress segments that are full or old").or("true");
+    SEAL_AGE = ("store.seal-age", Kind::Duration(Duration::ZERO), "duration", "compress segments that are wholly older than this, however small").or("10m");
     MAX_SIZE = ("store.max-size", Size(MIB, u64::MAX), "size", "trash the oldest segments when the store is larger; no limit when unset");
 
     PREFIX = ("prefix", Text, "text", "put this and a space before every line").repeated();
@@ -171,6 +173,7 @@ flags! {
     BUFFER = ("buffer", Choice(&["block", "drop"]), "policy", "while no ingester takes lines: stop reading, or drop the oldest").or("block");
 
     STORE = ("store", Address(Call, API_PORT), "address", "the store to ask").or("localhost:7650");
+    PATH = ("path", Path, "directory", "read the segments in this directory, and ask no store");
     FROM = ("from", Time, "time", "the first millisecond asked for").or("1h");
     TO = ("to", Time, "time", "the last millisecond asked for").or("now");
     Q = ("q", Text, "text", "what a record must contain; every record when unset");
@@ -212,8 +215,20 @@ const INGEST: &[Flag] = &[
 ];
 
 /// What a server with a store tier takes.
-const STORAGE: &[Flag] =
-    &[STORE_PATH, CONSUMERS, TARGET_SIZE, TARGET_AGE, DELAY, BUFFER_SIZE, REPLICATION, RETAIN, PURGE, MAX_SIZE];
+const STORAGE: &[Flag] = &[
+    STORE_PATH,
+    CONSUMERS,
+    TARGET_SIZE,
+    TARGET_AGE,
+    DELAY,
+    BUFFER_SIZE,
+    REPLICATION,
+    SEAL,
+    SEAL_AGE,
+    RETAIN,
+    PURGE,
+    MAX_SIZE,
+];
 
 const NONE: Operands = Operands { name: "", least: 0, most: 0 };
 
@@ -251,7 +266,7 @@ pub const COMMANDS: &[Command] = &[
         name: "query",
         summary: "Prints the records between two times that match",
         page: "oklog-query.1",
-        groups: &[&[STORE, FROM, TO, Q, REGEX, STATS, NOCOPY, ULID, TIME, VERBOSE, LIMIT], COMMON],
+        groups: &[&[STORE, PATH, FROM, TO, Q, REGEX, STATS, NOCOPY, ULID, TIME, VERBOSE, LIMIT], COMMON],
         operands: NONE,
     },
     Command {
@@ -274,6 +289,13 @@ pub const COMMANDS: &[Command] = &[
         page: "oklog-verify.1",
         groups: &[&[COPIES, NOTES], COMMON],
         operands: Operands { name: "directory", least: 1, most: usize::MAX },
+    },
+    Command {
+        name: "cat",
+        summary: "Prints the records of segment files",
+        page: "oklog-cat.1",
+        groups: &[COMMON],
+        operands: Operands { name: "file", least: 0, most: usize::MAX },
     },
     Command {
         name: "testsvc",

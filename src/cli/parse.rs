@@ -205,7 +205,7 @@ impl Given {
     /// Whether a switch is on.
     pub fn switch(&self, flag: &Flag) -> Result<bool, Refusal> {
         if !self.is_set(flag) {
-            return Ok(false);
+            return Ok(flag.default == Some("true"));
         }
         let last = self.matches.opt_positions(flag.name).into_iter().max();
         let valued = self.matches.opt_strs_pos(flag.name).into_iter().rfind(|(at, _)| Some(*at) == last);

@@ -50,6 +50,7 @@ fn the_defaults_are_those_of_the_table() {
     let storage = storage("");
     assert_eq!((storage.target_size, storage.retain), (Bytes(128 << 20), Duration::from_secs(7 * 86_400)));
     assert_eq!((storage.max_size, storage.consumers), (None, 1));
+    assert_eq!(storage.seal_age, Some(Duration::from_secs(600)));
     assert_eq!((flags.ingest, flags.storage), (Some(ingest), Some(storage)));
 }
 
@@ -223,4 +224,14 @@ fn arguments_that_are_not_text_are_shown_as_nearly_as_can_be() {
     use std::os::unix::ffi::OsStringExt;
     let refused = as_text(vec![OsString::from_vec(b"-q=\xff".to_vec())]).expect_err("refused");
     assert_eq!(refused.to_string(), "oklog: the argument \"-q=\u{fffd}\" is not valid UTF-8");
+}
+
+#[test]
+fn sealing_is_on_unless_it_is_turned_off() {
+    let age = |line: &str| storage(line).seal_age.map(|age| age.as_secs());
+    assert_eq!(age("-store.seal"), Some(600));
+    assert_eq!(age("-store.seal=true -store.seal-age=1h"), Some(3_600));
+    assert_eq!(age("-store.seal-age=0s"), Some(0));
+    assert_eq!(age("-store.seal=false -store.seal-age=1h"), None);
+    assert_eq!(age("-store.seal=false -store.seal"), Some(600), "the last one wins");
 }

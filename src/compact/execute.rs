@@ -1,7 +1,7 @@
 //! One compaction, carried out: inputs are read, outputs are synced and read back, and only then do names change hands.
 //!
 //! ```text
-//! inputs -> .reading | merge -> .active | sync | read back | LOW-HIGH[-N].flushed | sync directory | catalogue | give inputs up
+//! inputs -> .reading | merge -> .active | sync | read back | LOW-HIGH[-N].flushed or .sealed | sync directory | catalogue | give inputs up
 //! ```
 //!
 //! At every point before the last, the inputs are there, and after it the outputs are. Memory: two blocks (512 KiB) for each
@@ -11,10 +11,9 @@ use crate::merge::k_way::{Merge, MergeError, Source};
 use crate::record::id::Id;
 use crate::record::stored::records;
 use crate::segment::reader::{BLOCK, BlockReader, FileRange};
-use crate::segment::recover::examine;
-use crate::segment::{Segment, State};
+use crate::segment::{Form, Segment, State};
 use crate::store::log::StoreLog;
-use crate::store::writer::{Sealed, WriteError, Writer, rename_free};
+use crate::store::writer::{Synced, WriteError, Writer, rename_free};
 use crate::unit::Bytes;
 use std::fmt;
 use std::io;
@@ -76,9 +75,9 @@ pub struct Cuts {
     pub never_over: Bytes,
 }
 
-/// Replaces the inputs by their merge. Gives how many bytes that took to write.
-pub fn execute(store: &StoreLog, inputs: &[Arc<Segment>], cuts: Cuts) -> Result<Bytes, CompactError> {
-    let result = replace(store, inputs, cuts);
+/// Replaces the inputs by their merge, in files of this form. Gives how many bytes that took to write.
+pub fn execute(store: &StoreLog, inputs: &[Arc<Segment>], cuts: Cuts, form: Form) -> Result<Bytes, CompactError> {
+    let result = replace(store, inputs, cuts, form);
     match &result {
         Ok(_) => inputs.iter().for_each(|input| store.graveyard().give_up(input.clone())),
         Err(_) => inputs.iter().for_each(|input| put_back(input)),
@@ -96,24 +95,24 @@ fn put_back(input: &Segment) {
     }
 }
 
-fn replace(store: &StoreLog, inputs: &[Arc<Segment>], cuts: Cuts) -> Result<Bytes, CompactError> {
+fn replace(store: &StoreLog, inputs: &[Arc<Segment>], cuts: Cuts, form: Form) -> Result<Bytes, CompactError> {
     for input in inputs {
         rename_free(input, State::Reading).map_err(CompactError::io("renaming an input"))?;
     }
-    let outputs = write(store, inputs, cuts)?;
+    let outputs = write(store, inputs, cuts, form)?;
     check(inputs, &outputs)?;
-    let written = outputs.iter().fold(0u64, |sum, output| sum.saturating_add(output.digest().len.0));
+    let written = outputs.iter().fold(0u64, |sum, output| sum.saturating_add(output.disk().0));
     let named = store.name_all(outputs).map_err(CompactError::io("naming an output"))?;
     store.catalogue().replace(inputs, named);
     Ok(Bytes(written))
 }
 
-/// Merges the inputs into sealed outputs, which hold each id of the inputs once.
-fn write(store: &StoreLog, inputs: &[Arc<Segment>], cuts: Cuts) -> Result<Vec<Sealed>, CompactError> {
+/// Merges the inputs into synced outputs, which hold each id of the inputs once.
+fn write(store: &StoreLog, inputs: &[Arc<Segment>], cuts: Cuts, form: Form) -> Result<Vec<Synced>, CompactError> {
     let counted = std::cell::Cell::new(0);
     let mut merge =
         Merge::new(inputs.iter().map(|segment| Input { segment, open: None, at: 0, counted: &counted }).collect());
-    let mut outputs = Outputs { store, cuts, sealed: Vec::new(), open: None };
+    let mut outputs = Outputs { store, cuts, form, synced: Vec::new(), open: None };
     let mut run = Vec::new();
     loop {
         run.clear();
@@ -123,22 +122,20 @@ fn write(store: &StoreLog, inputs: &[Arc<Segment>], cuts: Cuts) -> Result<Vec<Se
         }
         outputs.append(&run)?;
     }
-    let sealed = outputs.finish()?;
-    let out: u64 = sealed.iter().map(|output| output.digest().records).sum();
+    let synced = outputs.finish()?;
+    let out: u64 = synced.iter().map(|output| output.digest().records).sum();
     if out != counted.get() - merge.duplicates() {
         let (read, twice) = (counted.get(), merge.duplicates());
         return Err(CompactError::Wrong(format!("{out} records of {read} with {twice} duplicates")));
     }
-    Ok(sealed)
+    Ok(synced)
 }
 
 /// Reads the outputs back: they are what was meant to be written, and reach from the first id to the last.
-fn check(inputs: &[Arc<Segment>], outputs: &[Sealed]) -> Result<(), CompactError> {
+fn check(inputs: &[Arc<Segment>], outputs: &[Synced]) -> Result<(), CompactError> {
     for output in outputs {
-        let examined = examine(output.file()).map_err(CompactError::io("reading an output back"))?;
-        if examined.fault.is_some() || examined.digest != Some(*output.digest()) {
-            return Err(CompactError::Wrong(format!("{examined:?} was read, {:?} was written", output.digest())));
-        }
+        let same = output.read_back().map_err(CompactError::io("reading an output back"))?;
+        same.map_err(CompactError::Wrong)?;
     }
     let first = inputs.iter().map(|input| input.digest().first).min();
     let last = inputs.iter().map(|input| input.digest().last).max();
@@ -152,7 +149,8 @@ fn check(inputs: &[Arc<Segment>], outputs: &[Sealed]) -> Result<(), CompactError
 struct Outputs<'a> {
     store: &'a StoreLog,
     cuts: Cuts,
-    sealed: Vec<Sealed>,
+    form: Form,
+    synced: Vec<Synced>,
     open: Option<(Writer, u64)>,
 }
 
@@ -175,7 +173,7 @@ impl Outputs<'_> {
         let store = self.store;
         let (writer, len) = match &mut self.open {
             Some(open) => open,
-            none => none.insert((store.begin(first).map_err(CompactError::io("creating an output"))?, 0)),
+            none => none.insert((store.begin(first, self.form).map_err(CompactError::io("creating an output"))?, 0)),
         };
         writer.append(block).map_err(|e| match e {
             WriteError::Io(source) => CompactError::Io { doing: "writing an output", source },
@@ -189,14 +187,14 @@ impl Outputs<'_> {
 
     fn end(&mut self) -> Result<(), CompactError> {
         if let Some((writer, _)) = self.open.take() {
-            self.sealed.push(self.store.seal(writer).map_err(CompactError::io("syncing an output"))?);
+            self.synced.push(self.store.sync(writer).map_err(CompactError::io("syncing an output"))?);
         }
         Ok(())
     }
 
-    fn finish(mut self) -> Result<Vec<Sealed>, CompactError> {
+    fn finish(mut self) -> Result<Vec<Synced>, CompactError> {
         self.end()?;
-        Ok(self.sealed)
+        Ok(self.synced)
     }
 }
 

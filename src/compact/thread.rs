@@ -36,6 +36,9 @@ pub struct Settings {
     pub seal_age: Option<Duration>,
 }
 
+/// What a plan rests on, besides the time: the changes of the catalogue, and how many indexes were found damaged.
+type Standing = (u64, usize);
+
 /// Keeps one store in order.
 pub struct Housekeeper {
     store: Arc<StoreLog>,
@@ -50,8 +53,8 @@ pub struct Housekeeper {
     failures: Vec<(Weak<Segment>, u32)>,
     not_before: Monotonic,
     wait: Duration,
-    /// The changes of the catalogue after which there was nothing to compact, and the time until which there is not.
-    settled: Option<(u64, UnixMillis)>,
+    /// When there was nothing to compact: how things stood, and until what time that is so.
+    settled: Option<(Standing, UnixMillis)>,
     /// Those after which nothing was past its time, and the time until which nothing will be.
     kept: Option<(u64, UnixMillis)>,
 }
@@ -105,10 +108,10 @@ impl Housekeeper {
 
     /// Carries out the next job. False if there is none, or it failed.
     fn compact(&mut self) -> bool {
-        // A plan rests on the live segments alone.
-        let changes = self.store.catalogue().changes();
+        let catalogue = self.store.catalogue();
+        let standing = (catalogue.changes(), catalogue.live_that(Segment::has_damaged_index).len());
         let today = self.store.clock().unix_millis();
-        if self.settled.is_some_and(|(before, until)| before == changes && today < until) {
+        if self.settled.is_some_and(|(before, until)| before == standing && today < until) {
             return false;
         }
         let live = self.store.catalogue().live();
@@ -116,7 +119,7 @@ impl Housekeeper {
             live.iter().zip(0..).filter_map(|(segment, key)| self.candidate(segment, key)).collect();
         let Some(planned) = plan::plan(&candidates, &self.limits, today) else {
             let until = plan::next_seal(&candidates, &self.limits).unwrap_or(UnixMillis(u64::MAX));
-            self.settled = Some((changes, until));
+            self.settled = Some((standing, until));
             return false;
         };
         let Some(job) = self.job(planned, &candidates, today) else { return false };
@@ -124,8 +127,12 @@ impl Housekeeper {
         let inputs: Vec<Arc<Segment>> = job.inputs.iter().filter_map(pick).collect();
         drop(live);
         let start = self.store.clock().now();
-        let cuts = Cuts { at: job.cut, never_over: self.settings.target_size };
-        let result = execute(&self.store, &inputs, cuts);
+        let (form, never_over) = match job.reason {
+            // One for one, also where the target size was larger once.
+            Reason::Seal => (Form::Sealed, Bytes(u64::MAX)),
+            Reason::Join | Reason::Overlap | Reason::Close => (Form::Plain, self.settings.target_size),
+        };
+        let result = execute(&self.store, &inputs, Cuts { at: job.cut, never_over }, form);
         let labels =
             [kind(&job), if result.is_ok() { "true" } else { "false" }, if result.is_ok() { "ok" } else { "error" }];
         let took = self.store.clock().now().since(start);

@@ -7,7 +7,7 @@ use crate::ops::metrics::{self, Metrics};
 use crate::record::id::{Id, StreamBits};
 use crate::record::stored;
 use crate::segment::reader::{BlockReader, FileRange};
-use crate::segment::{Segment, State};
+use crate::segment::{Form, Segment, State};
 use crate::store::log::StoreLog;
 use crate::unit::{Bytes, UnixMillis, UnixNanos};
 use crate::world::clock::{Clock, VirtualClock};
@@ -28,6 +28,7 @@ const WEEK: u64 = 7 * 24 * HOUR;
 const TARGET: u64 = 64 << 10;
 const RETAIN: Duration = Duration::from_secs(48 * 3_600);
 const PURGE: Duration = Duration::from_secs(6 * 3_600);
+const SEAL_AGE: Duration = Duration::from_secs(600);
 /// The widest that a compacted segment gets, as the housekeeper sets it; arrivals are narrower.
 const SPAN: Duration = Duration::from_secs(48 * 360);
 /// How many of the last batches may come again.
@@ -172,8 +173,10 @@ impl Week {
             StoreLog::open(Arc::new(fs.clone()), "store", clock.clone(), Arc::new(Metrics::default()), &SystemEntropy);
         let store = store.expect("an empty store opens");
         let retention = retain::Limits { retain: RETAIN, purge: PURGE, max_size: None };
-        let keeper =
-            Housekeeper::new(store.clone(), Settings { target_size: Bytes(TARGET), retention, seal_age: None });
+        let keeper = Housekeeper::new(
+            store.clone(),
+            Settings { target_size: Bytes(TARGET), retention, seal_age: Some(SEAL_AGE) },
+        );
         Week {
             fs,
             clock,
@@ -264,9 +267,15 @@ impl Week {
             let end = format!(".{}", state.extension());
             names.iter().filter(|entry| entry.name.ends_with(&end)).count()
         };
-        let found = [State::Flushed, State::Trashed, State::Reading, State::Active].map(files);
-        let live = self.store.catalogue().live().len();
-        assert_eq!(found, [live, self.trash.len(), 0, 0], "files by state, replay with seed {}", self.seed);
+        let found = [State::Flushed, State::Sealed, State::Trashed, State::Reading, State::Active].map(files);
+        let live = self.store.catalogue().live();
+        let sealed = live.iter().filter(|segment| segment.form() == Form::Sealed).count();
+        let expected = [live.len() - sealed, sealed, self.trash.len(), 0, 0];
+        assert_eq!(found, expected, "files by state, replay with seed {}", self.seed);
+        let waits = |segment: &&Arc<Segment>| {
+            segment.form() == Form::Plain && segment.digest().last.millis().after(SEAL_AGE) <= self.last_tick
+        };
+        assert_eq!(live.iter().filter(waits).count(), 0, "all that is old is sealed, replay with seed {}", self.seed);
         let purged = self.store.metrics().counter(metrics::PURGED, &["true"]).get();
         assert_eq!(purged, self.purged, "replay with seed {}", self.seed);
     }
@@ -330,6 +339,8 @@ fn through_a_week_of_any_weather_each_live_record_is_read_once_and_what_is_past_
         let mut week = Week::new(seed);
         week.pass();
         let (times, bound) = week.times_rewritten();
+        let sealed = week.store.metrics().counter(metrics::COMPACT_BYTES, &["seal"]).get();
+        assert!(sealed > 0, "nothing was sealed, replay with seed {seed}");
         assert!(times <= bound, "{times:.2} times where {bound:.2} is the bound, replay with seed {seed}");
         assert!(week.trashed > 10 && week.purged > 10, "too little was due, replay with seed {seed}");
     }

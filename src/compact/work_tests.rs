@@ -19,6 +19,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+mod seal_tests;
+
 const START: UnixNanos = UnixNanos(1_800_000_000_000_000_000);
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -85,8 +87,12 @@ fn a_compaction_that_does_not_fit_waits_and_a_smaller_one_is_done_instead() {
 }
 
 fn keeper(store: &Arc<StoreLog>, max_size: Option<Bytes>) -> Housekeeper {
+    keeper_that_seals(store, max_size, None)
+}
+
+fn keeper_that_seals(store: &Arc<StoreLog>, max_size: Option<Bytes>, seal_age: Option<Duration>) -> Housekeeper {
     let retention = retain::Limits { retain: 48 * HOUR, purge: HOUR, max_size };
-    Housekeeper::new(store.clone(), Settings { target_size: Bytes(100_000), retention, seal_age: None })
+    Housekeeper::new(store.clone(), Settings { target_size: Bytes(100_000), retention, seal_age })
 }
 
 /// Ids of one second, counted from the start.
@@ -230,11 +236,22 @@ fn the_oldest_go_first_when_the_store_is_too_large() {
 
 #[test]
 fn at_every_crash_point_each_acknowledged_record_is_found_once_by_a_reader_that_drops_duplicates() {
+    crash_at_every_point(None);
+}
+
+#[test]
+fn the_same_holds_where_segments_are_sealed_as_soon_as_they_can_be() {
+    crash_at_every_point(Some(Duration::ZERO));
+}
+
+fn crash_at_every_point(seal_age: Option<Duration>) {
     let mut crash = 0;
     loop {
         let bench = Bench::new();
+        bench.clock.advance(HOUR);
         bench.fs.crash_at(crash);
-        let (acknowledged, ended) = work(&bench);
+        let (acknowledged, ended) = work(&bench, seal_age);
+        assert_eq!(ended && seal_age.is_some(), ended && bench.names(State::Sealed) > 0, "crash at {crash}");
         for again in 0..2 {
             bench.fs.crash(&mut Dice::new(crash * 2 + again));
             bench.fs.recover();
@@ -242,7 +259,7 @@ fn at_every_crash_point_each_acknowledged_record_is_found_once_by_a_reader_that_
             let found: BTreeSet<Id> = all(&store).into_iter().collect();
             let missing = acknowledged.iter().find(|id| !found.contains(id));
             assert_eq!(missing, None, "crash at operation {crash}, round {again}");
-            keeper(&store, None).tick(&Stop::default());
+            keeper_that_seals(&store, None, seal_age).tick(&Stop::default());
             let later: BTreeSet<Id> = all(&store).into_iter().collect();
             assert_eq!(later, found, "crash at operation {crash}, round {again}");
         }
@@ -255,10 +272,10 @@ fn at_every_crash_point_each_acknowledged_record_is_found_once_by_a_reader_that_
 }
 
 /// Replicates and compacts. Gives what was acknowledged, and whether it came to its end.
-fn work(bench: &Bench) -> (Vec<Id>, bool) {
+fn work(bench: &Bench, seal_age: Option<Duration>) -> (Vec<Id>, bool) {
     let mut acknowledged = Vec::new();
     let Some(store) = bench.try_open() else { return (acknowledged, false) };
-    let mut keeper = keeper(&store, None);
+    let mut keeper = keeper_that_seals(&store, None, seal_age);
     let mut ended = true;
     for n in 0..12 {
         // Every third one repeats some records of the one before.

@@ -42,16 +42,8 @@ pub(super) struct Question<'a> {
 }
 
 impl Question<'_> {
-    /// The blocks that may hold an answer, in order.
-    ///
-    /// # Errors
-    /// The index was rebuilt, and there are bytes of the file that no record could be made of.
+    /// The blocks that may hold an answer, in order. That none is missing was seen to when the segment was opened.
     pub fn choose(&self, sealed: &Sealed) -> io::Result<Arc<[u32]>> {
-        if let Some(lost) = sealed.lost().first() {
-            let (len, at) = (lost.end - lost.start, lost.start);
-            let why = format!("{len} bytes from byte {at} on cannot be unpacked");
-            return Err(io::Error::new(io::ErrorKind::InvalidData, why));
-        }
         let near = sealed.between(self.from, self.to);
         let numbers = near.filter_map(|number| u32::try_from(number).ok());
         Ok(match sealed.candidates(self.formula)? {
@@ -72,7 +64,11 @@ impl Question<'_> {
                 }
                 _ => None,
             };
-            let chosen = sealed.and_then(|sealed| Some((self.choose(&sealed).ok()?, sealed)));
+            let chosen = sealed.and_then(|sealed| {
+                let blocks = self.choose(&sealed).ok()?;
+                part.source.note_index(&sealed);
+                Some((blocks, sealed))
+            });
             let Some((blocks, sealed)) = chosen else {
                 wanted.push(Wanted::from(part));
                 continue;

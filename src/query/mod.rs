@@ -15,6 +15,7 @@ pub mod complete;
 mod formula;
 #[cfg(test)]
 mod formula_random_tests;
+pub mod local;
 pub mod needle;
 pub mod newest;
 pub mod node;

@@ -299,7 +299,9 @@ impl Scan {
             Content::Plain(file) => file,
             Content::Sealed(sealed) => {
                 let question = Question { formula: &self.formula, from: self.from, to: self.to };
-                return question.choose(sealed).map(Left::of).map_err(|e| part.source.note_failure(e));
+                let chosen = question.choose(sealed);
+                part.source.note_index(sealed);
+                return chosen.map(Left::of).map_err(|e| part.source.note_failure(e));
             }
         };
         let unchecked = unchecked(part);

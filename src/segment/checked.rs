@@ -5,8 +5,9 @@
 //! a bit for each [`PIECE`] bytes. Left out: damage within a text, which nothing on disk tells, and what happens to a file
 //! after it was read.
 
-use super::Segment;
+use super::sealed::SealedText;
 use super::sift::{Flaw, hole_in};
+use super::{Form, Segment};
 use crate::record::key::Key;
 use crate::record::stored::{NotStored, PREFIX_LEN, records};
 use crate::unit::Bytes;
@@ -14,8 +15,8 @@ use crate::world::crew::lock;
 use crate::world::fs::{File, read_full_at};
 use memchr::{memchr, memrchr};
 use std::io;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 /// How much is checked and remembered as one, and how much a query reads at a time: it stays in the second-level cache.
 pub const PIECE: u64 = 256 << 10;
@@ -28,13 +29,64 @@ const GLANCE: u64 = 8 << 10;
 pub(super) struct Checked {
     /// A bit for each piece that was found sound.
     sound: Mutex<Vec<u64>>,
-    damaged: AtomicBool,
+    damaged: Arc<AtomicBool>,
+}
+
+impl Checked {
+    /// Notes an error, if it tells of damage.
+    pub fn note(&self, error: &io::Error) {
+        note(&self.damaged, error);
+    }
+
+    /// The text of a sealed segment, of which damage is noted when it is met.
+    pub fn watch(&self, text: SealedText) -> Watched {
+        Watched { text, damaged: self.damaged.clone() }
+    }
+}
+
+fn note(damaged: &AtomicBool, error: &io::Error) {
+    if tells_of_damage(error) {
+        damaged.store(true, Ordering::Relaxed);
+    }
+}
+
+fn tells_of_damage(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
+}
+
+/// The text of a sealed segment. Its blocks have checksums, so each is checked whenever it is unpacked.
+pub(super) struct Watched {
+    text: SealedText,
+    damaged: Arc<AtomicBool>,
+}
+
+impl File for Watched {
+    fn append(&self, bytes: &[u8]) -> io::Result<()> {
+        self.text.append(bytes)
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: Bytes) -> io::Result<usize> {
+        self.text.read_at(buffer, offset).inspect_err(|e| note(&self.damaged, e))
+    }
+
+    fn size(&self) -> io::Result<Bytes> {
+        self.text.size()
+    }
+
+    fn truncate(&self, to: Bytes) -> io::Result<()> {
+        self.text.truncate(to)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.text.sync_data()
+    }
 }
 
 impl Segment {
-    /// Whether all of it was read or written by this process, and is what its digest says.
+    /// Whether all of it was read or written by this process, and is what its digest says; or whether damage shows by itself,
+    /// as it does in a sealed one.
     pub fn is_known_whole(&self) -> bool {
-        self.digest().crc32.is_some()
+        self.digest().crc32.is_some() || self.form() == Form::Sealed
     }
 
     /// Checks whole records that were read from byte `at` on. `piece`: the bytes they were read for, `from` and `to`.
@@ -95,7 +147,7 @@ impl Segment {
 
     /// Notes what reading it has run into, if that tells of its content: then it is damaged.
     pub fn note_failure(&self, error: io::Error) -> io::Error {
-        if error.kind() != io::ErrorKind::InvalidData || self.checked().damaged.swap(true, Ordering::Relaxed) {
+        if !tells_of_damage(&error) || self.checked().damaged.swap(true, Ordering::Relaxed) {
             return error;
         }
         io::Error::new(io::ErrorKind::InvalidData, format!("{} is damaged: {error}", self.path().display()))

@@ -111,6 +111,18 @@ impl Findings {
         }
     }
 
+    /// Tells of a file whose form was not that of its name, and which goes on under another one.
+    pub fn rested(&mut self, from: &Path, to: &Path) {
+        self.renamed += 1;
+        log::warn!("{}: its name says another form than it has: it goes on as {}", from.display(), name(to));
+    }
+
+    /// Tells of a sealed file that goes on without its index.
+    pub fn slow(&mut self, path: &Path, why: &str) {
+        self.corrupt.inc();
+        log::error!("{}: {why}: all its records are there, and reading it takes longer", path.display());
+    }
+
     /// Tells of a file that cannot be brought in order and stays where it is. An error means that no file can.
     pub fn cannot(&mut self, path: &Path, why: impl Display, error: io::Error) -> io::Result<()> {
         if tells_of_the_directory(&error) {

@@ -160,7 +160,10 @@ impl Segment {
 
     /// Its stored records as a file, whichever form it has; opened now if nobody has it open.
     pub fn open(&self) -> io::Result<Arc<dyn File>> {
-        self.content().map(Content::text)
+        Ok(match self.content()? {
+            Content::Plain(file) => file,
+            Content::Sealed(sealed) => Arc::new(self.checked.watch(SealedText::new(sealed))),
+        })
     }
 
     /// The open file in the form it has; opened now if nobody has it open.
@@ -175,12 +178,50 @@ impl Segment {
         }
         let file = self.fs.open(&place.path)?;
         if form_of(&*file)? == Form::Plain {
+            if self.form() == Form::Sealed {
+                let why = format!("{} is damaged: its first bytes are others", place.path.display());
+                let error = io::Error::new(io::ErrorKind::InvalidData, why);
+                self.checked.note(&error);
+                return Err(error);
+            }
             place.open = Arc::downgrade(&file);
             return Ok(Content::Plain(file));
         }
-        let sealed = Arc::new(Sealed::open(file)?);
+        let sealed = Sealed::open(file).inspect_err(|e| self.checked.note(e))?;
+        self.judge_index(&place.path, &sealed)?;
+        let sealed = Arc::new(sealed);
         place.sealed = Arc::downgrade(&sealed);
         Ok(Content::Sealed(sealed))
+    }
+
+    /// An index that had to be made anew costs time alone, unless blocks are missing.
+    fn judge_index(&self, path: &Path, sealed: &Sealed) -> io::Result<()> {
+        let (found, path) = (Known::from(*sealed.digest()), path.display());
+        if found.ends() != self.known.ends() {
+            let why = sealed.fault().unwrap_or_else(|| "its records are others".to_string());
+            let (is, was) = (found.len.0, self.known.len.0);
+            let why = format!("{path} is damaged: {why}, and {is} of {was} bytes of records are found");
+            let error = io::Error::new(io::ErrorKind::InvalidData, why);
+            self.checked.note(&error);
+            return Err(error);
+        }
+        self.judge_speed(sealed, path);
+        Ok(())
+    }
+
+    fn judge_speed(&self, sealed: &Sealed, path: impl std::fmt::Display) {
+        if let Some(why) = sealed.fault()
+            && self.note_damaged_index()
+        {
+            log::warn!("{path}: {why}: all its records are there, and reading it takes longer");
+        }
+    }
+
+    /// Notes what asking the index of its file has shown.
+    pub fn note_index(&self, sealed: &Sealed) {
+        if sealed.fault().is_some() {
+            self.judge_speed(sealed, self.path().display());
+        }
     }
 
     /// Renames the file to another name in its directory that nobody else has. On an error it keeps the one it had.

@@ -2,7 +2,7 @@
 
 use super::Segment;
 use super::handle::Content;
-use super::sealed::Form;
+use super::sealed::{Form, Sealed};
 use crate::record::id::Id;
 use crate::record::stored::id_at;
 use crate::unit::Bytes;
@@ -48,6 +48,13 @@ impl Source {
 }
 
 impl Source {
+    /// Notes what asking its index has shown, see [`Segment::note_index`].
+    pub fn note_index(&self, sealed: &Sealed) {
+        if let Source::Segment(segment) = self {
+            segment.note_index(sealed);
+        }
+    }
+
     /// Notes what reading it has run into, see [`Segment::note_failure`].
     pub fn note_failure(&self, error: io::Error) -> io::Error {
         match self {

@@ -102,7 +102,7 @@ fn ids(store: &StoreLog) -> io::Result<BTreeSet<Id>> {
 fn keeper(store: &Arc<StoreLog>) -> Housekeeper {
     let [retain, purge] = [Duration::from_secs(86_400), Duration::from_secs(3_600)];
     let retention = retain::Limits { retain, purge, max_size: None };
-    Housekeeper::new(store.clone(), Settings { target_size: Bytes(100_000), retention, seal_age: None })
+    Housekeeper::new(store.clone(), Settings { target_size: Bytes(100_000), retention, seal_age: Some(Duration::ZERO) })
 }
 
 fn happened(fs: &MemoryFs, wanted: Fault) -> bool {

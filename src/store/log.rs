@@ -4,17 +4,17 @@
 //! their last reader. Segments come in through [`StoreLog::replicate`] and through compaction; queries take snapshots.
 
 use super::catalogue::Catalogue;
-use super::recover::{Copied, STORE_EXTENSION, copy_out, list, recover};
+use super::recover::{STORE_EXTENSION, list, recover};
 use super::replicate::StoreId;
-use super::writer::{self, Sealed, Writer};
+use super::rescue::{Copied, Look, copy_out, look_into};
+use super::writer::{self, Synced, Writer};
 use crate::ops::metrics::{self, Counter, Histogram, Metrics};
 use crate::record::id::Id;
 use crate::segment::findings::{hint, name as name_of};
 use crate::segment::handle::{Graveyard, Known};
 use crate::segment::names::Names;
-use crate::segment::recover::look;
 use crate::segment::room::{Refusal, Room, Tier};
-use crate::segment::{Segment, State, identity};
+use crate::segment::{Form, Segment, State, identity};
 use crate::world::clock::Clock;
 use crate::world::entropy::Entropy;
 use crate::world::fs::FileSystem;
@@ -211,24 +211,24 @@ impl StoreLog {
     }
 
     /// Begins a segment whose first record will have the id `first`.
-    pub fn begin(&self, first: Id) -> io::Result<Writer> {
-        Writer::begin(&self.fs, &self.dir, first)
+    pub fn begin(&self, first: Id, form: Form) -> io::Result<Writer> {
+        Writer::begin(&self.fs, &self.dir, first, form)
     }
 
     /// Brings a written segment to stable storage, and counts how long that took.
-    pub fn seal(&self, writer: Writer) -> io::Result<Sealed> {
+    pub fn sync(&self, writer: Writer) -> io::Result<Synced> {
         let start = self.clock.now();
-        let sealed = writer.seal();
+        let synced = writer.sync();
         self.sync_seconds.observe_span(self.clock.now().since(start));
-        sealed
+        synced
     }
 
-    /// Gives sealed segments their final names and makes those durable. On an error none of them is left.
-    pub fn name_all(&self, sealed: Vec<Sealed>) -> io::Result<Vec<Arc<Segment>>> {
+    /// Gives synced segments their final names and makes those durable. On an error none of them is left.
+    pub fn name_all(&self, synced: Vec<Synced>) -> io::Result<Vec<Arc<Segment>>> {
         let since = self.names.since();
-        let mut named = Vec::with_capacity(sealed.len());
-        let result = sealed.into_iter().try_for_each(|sealed| {
-            named.push(sealed.name()?);
+        let mut named = Vec::with_capacity(synced.len());
+        let result = synced.into_iter().try_for_each(|synced| {
+            named.push(synced.name()?);
             Ok(())
         });
         match result.and_then(|()| self.names.sync(since)) {
@@ -243,21 +243,25 @@ impl StoreLog {
     /// Takes a segment out because its content is bad: what is whole in it stays as segments of their own, the file
     /// becomes `.corrupt`. On an error the segment is as it was.
     pub fn set_aside(&self, segment: &Arc<Segment>) -> io::Result<()> {
-        let file = segment.open()?;
-        let survey = look(&file)?;
+        let file = match segment.form() {
+            Form::Plain => segment.open()?,
+            // Past what answers queries, which refuses a file of which blocks are missing.
+            Form::Sealed => self.fs.open(&segment.path())?,
+        };
+        let Look { survey, text, .. } = look_into(file)?;
         if survey.sound().is_some_and(|digest| Known::from(digest).ends() == segment.digest().ends()) {
             return Err(io::Error::other("nothing is wrong with its content"));
         }
         let (from, since) = (segment.path(), self.names.since());
-        let Copied { records, mut segments, before } = copy_out(&self.fs, &self.dir, &*file, Some(&from))?;
+        let Copied { records, mut segments, before } = copy_out(&self.fs, &self.dir, &*text, Some(&from))?;
         // What an earlier try has copied and could not publish.
         let live: BTreeSet<PathBuf> = self.catalogue.live().iter().map(|segment| segment.path()).collect();
-        for (path, run) in before.into_iter().filter(|(path, _)| !live.contains(path)) {
-            let copy = Segment::new(self.fs.clone(), path, run);
+        for (path, known) in before.into_iter().filter(|(path, _)| !live.contains(path)) {
+            let copy = Segment::new(self.fs.clone(), path, known);
             if self.names.have_failed() {
                 // That try's sync may have left its name in memory, where no later one brings it to the disk: it is given anew.
                 writer::rename_free(&copy, State::Active)?;
-                writer::rename_free(&copy, State::Flushed)?;
+                writer::rename_free(&copy, copy.resting_state())?;
             }
             segments.push(Arc::new(copy));
         }

@@ -5,6 +5,7 @@ pub mod catalogue;
 pub mod log;
 pub mod recover;
 pub mod replicate;
+mod rescue;
 pub mod writer;
 
 #[cfg(test)]

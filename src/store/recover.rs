@@ -3,8 +3,12 @@
 //! | name | what is done |
 //! | --- | --- |
 //! | `LOW-HIGH.flushed` | its ends are read; if they are those in the name, it answers queries |
-//! | `LOW-HIGH.reading` | a compaction was interrupted: as above, and `.flushed` again |
-//! | both, with other ends, and any other name with the extension of a segment | read whole: sound, it is renamed to what it holds; else what is whole is copied out and the file set aside |
+//! | `LOW-HIGH.sealed` | the same of its footer |
+//! | `LOW-HIGH.reading` | a compaction was interrupted: as above, and `.flushed` or `.sealed` again, by its content |
+//! | `.flushed` that is sealed, `.sealed` that is not | renamed to what it is |
+//! | sealed, with a damaged index | it answers queries if all blocks are there |
+//! | sealed, of a version that is not known here | set aside as it is |
+//! | these, with other ends, and any other name with the extension of a segment | read whole: sound, it is renamed to what it holds; else what is whole is copied out and the file set aside |
 //! | `LOW-LOW.active` | never acknowledged, its inputs never given up: removed |
 //! | `.trashed` | stays in the trash, since its modification time |
 //! | cannot be opened, or is no plain file | set aside |
@@ -24,17 +28,19 @@
 use super::catalogue::Trashed;
 use super::log::StoreError;
 use super::replicate::StoreId;
-use super::writer::{MOST_NAMES, Writer, rename_free};
+use super::rescue::{Copied, Look, copy_out, look_into};
+use super::writer::rename_free;
 use crate::cluster::remembered;
 use crate::ops::metrics::Counter;
 use crate::record::id::{ID_LEN, Id};
-use crate::record::stored::{self, Digest};
+use crate::record::stored;
 use crate::segment::findings::Findings;
 use crate::segment::handle::Known;
 use crate::segment::reader::LONGEST_RECORD;
-use crate::segment::recover::{BATCH, examine, look, look_at_all};
-use crate::segment::sift::{Survey, sift, survey, tells_of_the_file};
-use crate::segment::{Bounds, Segment, State, identity, name, room};
+use crate::segment::recover::{BATCH, look_at_all};
+use crate::segment::sealed::{Glance, form_of, glance as footer_of};
+use crate::segment::sift::tells_of_the_file;
+use crate::segment::{Bounds, Form, Segment, State, identity, name, room};
 use crate::unit::Bytes;
 use crate::world::fs::real::LOCK_NAME;
 use crate::world::fs::{Entry, File, FileSystem, read_full_at};
@@ -81,9 +87,9 @@ pub(super) fn recover(
     let mut recovery = Recovery { fs, dir, findings, found: Found::default() };
     for batch in entries.chunks(BATCH) {
         let looked = look_at_all(&**fs, batch, |entry| glance(&**fs, dir, entry));
-        for (entry, Looked { kind, ends }) in batch.iter().zip(looked) {
+        for (entry, Looked { kind, known }) in batch.iter().zip(looked) {
             let path = dir.join(&entry.name);
-            recovery.take(entry, kind, ends, &path).map_err(StoreError::io("recovering", &path))?;
+            recovery.take(entry, kind, known, &path).map_err(StoreError::io("recovering", &path))?;
         }
     }
     // A rename that another process made, and did not live to sync, is what answers rest on from now on.
@@ -120,7 +126,7 @@ fn kind_of(file_name: &str) -> Kind {
     match name::parse(file_name) {
         Some((Bounds::Range(first, last, _), State::Active)) if first == last => return Kind::Unfinished,
         Some((Bounds::Range(first, last, _), State::Trashed)) => return Kind::Trashed(first, last),
-        Some((Bounds::Range(first, last, _), state @ (State::Flushed | State::Reading))) => {
+        Some((Bounds::Range(first, last, _), state @ (State::Flushed | State::Sealed | State::Reading))) => {
             return Kind::Segment(Some((first, last)), state);
         }
         _ => {}
@@ -132,21 +138,34 @@ fn kind_of(file_name: &str) -> Kind {
     }
 }
 
-/// What a first look has shown: what a file's name says, and its ends where that says that they are there.
+/// What a first look has shown: what a file's name says, and what its two ends say where that names them.
 struct Looked {
     kind: Kind,
-    ends: io::Result<Option<(Id, Id)>>,
+    known: io::Result<Option<Known>>,
 }
 
 fn glance(fs: &dyn FileSystem, dir: &Path, entry: &Entry) -> Looked {
     let kind = kind_of(&entry.name);
-    let ends = match kind {
+    let known = match kind {
         Kind::Segment(Some(_), _) if entry.is_file => {
-            fs.open(&dir.join(&entry.name)).and_then(|file| ends(&*file, entry.size))
+            fs.open(&dir.join(&entry.name)).and_then(|file| known_of(&*file, entry.size))
         }
         _ => Ok(None),
     };
-    Looked { kind, ends }
+    Looked { kind, known }
+}
+
+/// A file of `len` bytes as a segment, if what is read quickly says what it is.
+fn known_of(file: &dyn File, len: Bytes) -> io::Result<Option<Known>> {
+    if let Some((first, last)) = ends(file, len)? {
+        return Ok(Some(Known::by_ends(first, last, len)));
+    }
+    if form_of(file)? == Form::Plain {
+        return Ok(None);
+    }
+    let Glance::Sound(digest) = footer_of(file)? else { return Ok(None) };
+    // Its checksum is not known yet: nobody has unpacked it.
+    Ok(Some(Known { crc32: None, ..Known::from(digest).sealed(len) }))
 }
 
 struct Recovery<'a> {
@@ -158,7 +177,7 @@ struct Recovery<'a> {
 
 impl Recovery<'_> {
     /// Brings one file in order. An error means that the directory cannot be worked with.
-    fn take(&mut self, entry: &Entry, kind: Kind, ends: io::Result<Option<(Id, Id)>>, path: &Path) -> io::Result<()> {
+    fn take(&mut self, entry: &Entry, kind: Kind, known: io::Result<Option<Known>>, path: &Path) -> io::Result<()> {
         if !entry.is_file {
             return self.take_what_is_no_file(kind, path);
         }
@@ -176,11 +195,11 @@ impl Recovery<'_> {
                 Err(e) => self.findings.cannot(path, "removing what was never acknowledged", e),
             },
             Kind::Trashed(first, last) => {
-                let segment = self.segment(path.to_path_buf(), first, last, entry.size);
+                let segment = self.segment(path.to_path_buf(), Known::by_ends(first, last, entry.size));
                 self.found.trash.push(Trashed { segment, since: entry.modified });
                 Ok(())
             }
-            Kind::Segment(named, state) => self.take_segment(path, entry.size, ends, named, state),
+            Kind::Segment(named, state) => self.take_segment(path, entry.size, known, named, state),
             Kind::NotUtf8 => {
                 log::warn!("{}: its name is not UTF-8: it is left alone; move it away", path.display());
                 Ok(())
@@ -204,31 +223,34 @@ impl Recovery<'_> {
         Ok(())
     }
 
-    fn segment(&self, path: PathBuf, first: Id, last: Id, len: Bytes) -> Arc<Segment> {
-        let known = Known::by_ends(first, last, len);
+    fn segment(&self, path: PathBuf, known: Known) -> Arc<Segment> {
         Arc::new(Segment::new(self.fs.clone(), path, known))
     }
 
-    /// `found`: its ends at the first look.
+    /// `found`: what the first look has shown.
     fn take_segment(
         &mut self,
         path: &Path,
         len: Bytes,
-        found: io::Result<Option<(Id, Id)>>,
+        found: io::Result<Option<Known>>,
         named: Option<(Id, Id)>,
         state: State,
     ) -> io::Result<()> {
         // Each once more after an error that may not come again: what is set aside answers no query.
-        if let Some((first, last)) = named {
-            let found = found.or_else(|_| self.fs.open(path).and_then(|file| ends(&*file, len)));
-            if found.is_ok_and(|ends| ends == named) {
-                let segment = self.segment(path.to_path_buf(), first, last, len);
+        if named.is_some() {
+            let found = found.or_else(|_| self.fs.open(path).and_then(|file| known_of(&*file, len)));
+            if let Some(known) = found.ok().flatten().filter(|known| Some((known.first, known.last)) == named) {
+                let segment = self.segment(path.to_path_buf(), known);
                 return self.make_live(segment, state);
             }
         }
-        let looked = self.fs.open(path).and_then(|file| look(&file));
-        match looked.or_else(|_| self.fs.open(path).and_then(|file| look(&file))) {
-            Ok(survey) => self.take_wrong(path, named, &survey),
+        let looked = self.fs.open(path).and_then(look_into);
+        match looked.or_else(|_| self.fs.open(path).and_then(look_into)) {
+            Ok(look) => self.take_wrong(path, named, state, &look),
+            Err(e) if e.kind() == io::ErrorKind::Unsupported => {
+                let then = "perhaps it is of another version of oklog, which can take it under its old name";
+                self.findings.set_aside(&**self.fs, path, e, then)
+            }
             Err(e) if tells_of_the_file(&e) => {
                 let then = "make it readable and give it back its name, and the next start takes it";
                 self.findings.set_aside(&**self.fs, path, format!("it cannot be read: {e}"), then)
@@ -238,23 +260,32 @@ impl Recovery<'_> {
     }
 
     fn make_live(&mut self, segment: Arc<Segment>, state: State) -> io::Result<()> {
-        let resting = segment.resting_state();
-        if state != resting
-            && let Err(e) = rename_free(&segment, resting)
-        {
-            self.findings.cannot(&segment.path(), "giving it back its name", e)?;
+        let (resting, from) = (segment.resting_state(), segment.path());
+        if state != resting {
+            match rename_free(&segment, resting) {
+                Ok(()) if state == State::Reading => {}
+                Ok(()) => self.findings.rested(&from, &segment.path()),
+                Err(e) => self.findings.cannot(&from, "giving it the name of its form", e)?,
+            }
         }
         self.found.live.push(segment);
         Ok(())
     }
 
-    /// A file whose ends are not those in its name, or whose name says none.
-    fn take_wrong(&mut self, path: &Path, named: Option<(Id, Id)>, survey: &Survey) -> io::Result<()> {
-        let Some(digest) = survey.sound().filter(|digest| digest.len == survey.size) else {
-            return self.rescue(path, named, survey);
+    /// A file whose ends are not those in its name, or are not to be had without its index, or whose name says none.
+    fn take_wrong(&mut self, path: &Path, named: Option<(Id, Id)>, state: State, look: &Look) -> io::Result<()> {
+        let Some(digest) = look.survey.sound().filter(|digest| digest.len == look.survey.size) else {
+            return self.rescue(path, named, look);
         };
-        let segment = Arc::new(Segment::new(self.fs.clone(), path.to_path_buf(), digest));
-        match rename_free(&segment, State::Flushed) {
+        let segment = self.segment(path.to_path_buf(), look.known(digest));
+        if look.index.is_some() {
+            segment.note_damaged_index();
+        }
+        if Some((digest.first, digest.last)) == named {
+            look.index.iter().for_each(|why| self.findings.slow(path, why));
+            return self.make_live(segment, state);
+        }
+        match rename_free(&segment, segment.resting_state()) {
             Ok(()) => self.findings.renamed(path, &segment.path(), named.is_some()),
             Err(e) => self.findings.cannot(path, "giving it the name of what it holds", e)?,
         }
@@ -263,10 +294,10 @@ impl Recovery<'_> {
     }
 
     /// Copies what is whole to segments with the right names, then sets the file aside.
-    fn rescue(&mut self, path: &Path, named: Option<(Id, Id)>, survey: &Survey) -> io::Result<()> {
+    fn rescue(&mut self, path: &Path, named: Option<(Id, Id)>, look: &Look) -> io::Result<()> {
+        let survey = &look.survey;
         let why = survey.fault().unwrap_or_else(|| "it is empty".to_string());
-        let copied = self.fs.open(path).and_then(|file| {
-            let copied = copy_out(self.fs, self.dir, &*file, Some(path))?;
+        let copied = copy_out(self.fs, self.dir, &*look.text, Some(path)).and_then(|copied| {
             self.fs.sync_dir(self.dir)?;
             Ok(copied)
         });
@@ -283,67 +314,15 @@ impl Recovery<'_> {
                 let first = first.chain(named.map(|ends| ends.0)).min();
                 let last = last.chain(named.map(|ends| ends.1)).max();
                 if let (Some(first), Some(last)) = (first, last) {
-                    self.found.live.push(self.segment(path.to_path_buf(), first, last, survey.size));
+                    let known = Known::by_ends(first, last, survey.size);
+                    let known = Known { form: look.form, disk: look.disk, ..known };
+                    self.found.live.push(self.segment(path.to_path_buf(), known));
                 }
                 Ok(())
             }
             Err(e) => Err(e),
         }
     }
-}
-
-/// What was copied out of a damaged file.
-pub(super) struct Copied {
-    /// How many records are whole.
-    pub records: u64,
-    /// The copies that were made now.
-    pub segments: Vec<Arc<Segment>>,
-    /// Where copies lie that were made before.
-    pub before: Vec<(PathBuf, Digest)>,
-}
-
-/// Copies what is whole in a file to new segments, save for what an interrupted recovery has copied already. The caller
-/// syncs the directory. `except` is the file's own path.
-pub(super) fn copy_out(
-    fs: &Arc<dyn FileSystem>,
-    dir: &Path,
-    file: &dyn File,
-    except: Option<&Path>,
-) -> io::Result<Copied> {
-    let there = survey(file)?.runs.iter().map(|run| find(&**fs, dir, run, except)).collect::<io::Result<Vec<_>>>()?;
-    let mut writers: Vec<Option<Writer>> = Vec::new();
-    let survey = sift(file, &|_| true, &mut |run, block| {
-        if writers.len() <= run {
-            let is_there = there.get(run).is_some_and(Option::is_some);
-            let first = stored::id_at(block).ok_or(io::ErrorKind::InvalidData)?;
-            writers.push(if is_there { None } else { Some(Writer::begin(fs, dir, first)?) });
-        }
-        match writers.get_mut(run) {
-            Some(Some(writer)) => writer.append(block).map_err(|e| io::Error::other(e.to_string())),
-            _ => Ok(()),
-        }
-    })?;
-    let sealed: Vec<_> = writers.into_iter().flatten().map(Writer::seal).collect::<io::Result<_>>()?;
-    let segments: Vec<Arc<Segment>> = sealed.into_iter().map(|sealed| sealed.name()).collect::<io::Result<_>>()?;
-    let before = there.into_iter().zip(&survey.runs).filter_map(|(path, run)| Some((path?, *run))).collect();
-    Ok(Copied { records: survey.records(), segments, before })
-}
-
-/// Where exactly these records lie already, if they do.
-fn find(fs: &dyn FileSystem, dir: &Path, digest: &Digest, except: Option<&Path>) -> io::Result<Option<PathBuf>> {
-    for n in 0..MOST_NAMES {
-        let path = dir.join(Bounds::Range(digest.first, digest.last, n).file_name(State::Flushed));
-        let file = match fs.open(&path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) if tells_of_the_file(&e) => continue,
-            other => other?,
-        };
-        let same = || examine(&file).is_ok_and(|found| found.fault.is_none() && found.digest == Some(*digest));
-        if except != Some(path.as_path()) && file.size()? == digest.len && same() {
-            return Ok(Some(path));
-        }
-    }
-    Ok(None)
 }
 
 /// How much of a file's end is read at first to find its last record; most are shorter.

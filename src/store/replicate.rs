@@ -12,7 +12,7 @@ use crate::ops::metrics;
 use crate::record::stored::{self, Digest, NotStored};
 use crate::segment::reader::BlockReader;
 use crate::segment::recover::examine;
-use crate::segment::{Segment, identity, wire};
+use crate::segment::{Form, Segment, identity, wire};
 use crate::unit::Bytes;
 use std::fmt;
 use std::io::{self, Read};
@@ -158,12 +158,12 @@ impl StoreLog {
     }
 
     fn keep(&self, writer: Writer) -> Result<Receipt, ReplicateError> {
-        let sealed = self.seal(writer).map_err(ReplicateError::io("syncing"))?;
-        let receipt = Receipt { store_id: self.id(), digest: *sealed.digest() };
+        let synced = self.sync(writer).map_err(ReplicateError::io("syncing"))?;
+        let receipt = Receipt { store_id: self.id(), digest: *synced.digest() };
         if self.has(&receipt.digest).map_err(ReplicateError::io("comparing"))? {
             return Ok(receipt);
         }
-        let segments = self.name_all(vec![sealed]).map_err(ReplicateError::io("naming"))?;
+        let segments = self.name_all(vec![synced]).map_err(ReplicateError::io("naming"))?;
         if self.fs().keeps() {
             self.catalogue().replace(&[], segments);
         }
@@ -193,7 +193,7 @@ impl StoreLog {
             empty => {
                 let at = Bytes(0);
                 let first = stored::id_at(block).ok_or(ReplicateError::NotStored(NotStored::BadId { at }))?;
-                empty.insert(self.begin(first).map_err(ReplicateError::io("creating"))?)
+                empty.insert(self.begin(first, Form::Plain).map_err(ReplicateError::io("creating"))?)
             }
         };
         open.append(block).map_err(|e| match e {

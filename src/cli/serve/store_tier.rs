@@ -79,9 +79,9 @@ impl StoreTier {
             let carrier = self.carrier(base, members.clone(), turn.wrapping_add(n));
             base.start(&format!("consume {n}"), LARGE_STACK, move |stop| consume(&carrier, stop))?;
         }
-        let StorageFlags { retain, purge, max_size, target_size, .. } = self.flags;
+        let StorageFlags { retain, purge, max_size, target_size, seal_age, .. } = self.flags;
         let retention = retain::Limits { retain, purge, max_size };
-        let keeper = Housekeeper::new(self.log.clone(), Settings { target_size, retention, seal_age: None });
+        let keeper = Housekeeper::new(self.log.clone(), Settings { target_size, retention, seal_age });
         base.start("compact", LARGE_STACK, move |stop| compact::thread::run(keeper, stop))
     }
 

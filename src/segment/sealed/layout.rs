@@ -212,6 +212,7 @@ impl Footer {
         }
         match u32_at(fixed, 0) {
             Some(VERSION) => {}
+            Some(_) if is_of_this_version_but_for_its_number(frame) => return Err(damaged("its version is another")),
             // Whether that is what was written is known to that version alone.
             other => return Err(Unreadable::Version(other.unwrap_or(0))),
         }
@@ -269,6 +270,15 @@ pub enum Unreadable {
     Damaged(String),
     /// It is of a version that is not known here.
     Version(u32),
+}
+
+/// Whether the checksum is that of a footer of this version: then it is the version that is damaged.
+fn is_of_this_version_but_for_its_number(frame: &[u8]) -> bool {
+    let Some(footer) = frame.get(FRAME_HEADER..).filter(|footer| footer.len() == FOOTER) else { return false };
+    let mut end = [0; FOOTER_FIXED];
+    end[..4].copy_from_slice(&VERSION.to_le_bytes());
+    end[4..].copy_from_slice(&END_TAG);
+    u32_at(footer, FOOTER_CRC) == Some(footer_crc(&footer[..FOOTER_CRC], &end))
 }
 
 fn footer_crc(front: &[u8], end: &[u8]) -> u32 {

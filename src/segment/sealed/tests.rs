@@ -209,6 +209,8 @@ fn another_version_is_refused_with_a_sentence() {
     let mut bytes = content(&*file);
     let at = bytes.len() - 12;
     bytes[at] = 7;
+    assert!(matches!(glance(&*file_with(&bytes)), Ok(Glance::Damaged(_))), "one of ours, but for its number");
+    bytes[at - 20] ^= 1;
     let file = file_with(&bytes);
     let error = Sealed::open(file.clone()).err().expect("refused");
     assert_eq!(error.kind(), io::ErrorKind::Unsupported);

@@ -231,3 +231,6 @@ fn a_segment_that_a_reader_found_damaged_gives_what_is_whole_and_is_set_aside() 
     let copy = log.snapshot(Id(0), Id::MAX).pop().expect("what is whole");
     assert!(copy.is_known_whole() && log.set_aside(&copy).is_err(), "nothing is wrong with the copy");
 }
+
+#[path = "sealed_tests.rs"]
+mod sealed;
