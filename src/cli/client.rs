@@ -124,9 +124,7 @@ impl Answer {
     pub fn our_headers(&self) -> Vec<(String, String)> {
         let ours = self.response.headers().iter().filter_map(|(name, value)| {
             let name = name.as_str().strip_prefix("x-oklog-")?;
-            let value = percent_decode(value.to_str().ok()?);
-            let value = String::from_utf8_lossy(&value).chars().flat_map(show_control).collect();
-            Some((name.to_string(), value))
+            Some((name.to_string(), shown(value.to_str().ok()?)))
         });
         ours.collect()
     }
@@ -140,6 +138,11 @@ impl Answer {
     pub fn records(self) -> RecordReader<impl Read> {
         RecordReader::new(self.body())
     }
+}
+
+/// The value of a header for people: percent-encoding taken off, control characters made visible.
+pub(super) fn shown(value: &str) -> String {
+    String::from_utf8_lossy(&percent_decode(value)).chars().flat_map(show_control).collect()
 }
 
 fn show_control(c: char) -> Vec<char> {

@@ -1,9 +1,13 @@
 //! The client commands: settings become the options of the rooms that do the work.
 
+use super::cat;
 use super::client::Shape;
 use super::forget::{self, ForgetOptions};
+use super::local::{self, Ground};
 use super::query::{self, QueryOptions};
-use super::settings::{Buffer, ForgetFlags, ForwardFlags, Mode, QueryFlags, StreamFlags, TestsvcFlags, VerifyFlags};
+use super::settings::{
+    Buffer, CatFlags, ForgetFlags, ForwardFlags, Mode, QueryFlags, StreamFlags, TestsvcFlags, VerifyFlags,
+};
 use super::stream::{self, StreamOptions};
 use super::verify::{self, VerifyOptions};
 use super::{USAGE, address::Address};
@@ -11,8 +15,9 @@ use crate::forward::{self, testsvc};
 use crate::http::{HttpServer, Limits};
 use crate::ops::health::{self, Health, Phase};
 use crate::ops::metrics::Metrics;
+use crate::query::pool::Pool;
 use crate::world::clock::SystemClock;
-use crate::world::crew::{Crew, SMALL_STACK, Stop};
+use crate::world::crew::{self, Crew, SMALL_STACK, Stop};
 use crate::world::entropy::{Dice, random_u64};
 use crate::world::fs::FileSystem;
 use crate::world::fs::real::RealFs;
@@ -23,6 +28,9 @@ use std::sync::Arc;
 
 /// Output is gathered in pieces of this size, except where it must be seen at once.
 const PIECE: usize = 64 << 10;
+
+/// So many files may be open besides those that are held open to be read.
+const OTHER_FILES: usize = 64;
 
 pub(super) fn query(flags: &QueryFlags) -> u8 {
     let options = QueryOptions {
@@ -41,7 +49,16 @@ pub(super) fn query(flags: &QueryFlags) -> u8 {
     };
     pipe::widen(io::stdout());
     let mut out = io::BufWriter::with_capacity(PIECE, io::stdout());
-    query::run(&options, &mut out, &mut io::stderr())
+    let Some(dir) = &flags.path else { return query::run(&options, &mut out, &mut io::stderr()) };
+    let (crew, stop) = (Crew::default(), Stop::default());
+    let pool = match Pool::start(crew::cores(), &crew, &stop) {
+        Ok(pool) => pool,
+        Err(e) => return complain("query", &e, query::FAILED),
+    };
+    let most_open = usize::try_from(socket::raise_file_limit()).unwrap_or(usize::MAX).saturating_sub(OTHER_FILES);
+    let ground = Ground { fs: Arc::new(RealFs), clock: Arc::new(SystemClock::default()), pool, most_open };
+    // The threads that scan end with the process.
+    local::run(&ground, &options, dir, &mut out, &mut io::stderr())
 }
 
 pub(super) fn stream(flags: &StreamFlags) -> u8 {
@@ -69,6 +86,13 @@ pub(super) fn verify(flags: &VerifyFlags) -> u8 {
     let mut out = io::BufWriter::with_capacity(PIECE, io::stdout());
     let is_terminal = io::stderr().is_terminal();
     verify::run(&fs, &SystemClock::default(), &options, is_terminal, &mut out, &mut io::stderr())
+}
+
+pub(super) fn cat(flags: &CatFlags) -> u8 {
+    let fs: Arc<dyn FileSystem> = Arc::new(RealFs);
+    pipe::widen(io::stdout());
+    let mut out = io::BufWriter::with_capacity(PIECE, io::stdout());
+    cat::run(&fs, &flags.files, io::stdin(), &mut out, &mut io::stderr())
 }
 
 pub(super) fn testsvc(flags: &TestsvcFlags) -> u8 {

@@ -173,6 +173,7 @@ flags! {
     BUFFER = ("buffer", Choice(&["block", "drop"]), "policy", "while no ingester takes lines: stop reading, or drop the oldest").or("block");
 
     STORE = ("store", Address(Call, API_PORT), "address", "the store to ask").or("localhost:7650");
+    PATH = ("path", Path, "directory", "read the segments in this directory, and ask no store");
     FROM = ("from", Time, "time", "the first millisecond asked for").or("1h");
     TO = ("to", Time, "time", "the last millisecond asked for").or("now");
     Q = ("q", Text, "text", "what a record must contain; every record when unset");
@@ -265,7 +266,7 @@ pub const COMMANDS: &[Command] = &[
         name: "query",
         summary: "Prints the records between two times that match",
         page: "oklog-query.1",
-        groups: &[&[STORE, FROM, TO, Q, REGEX, STATS, NOCOPY, ULID, TIME, VERBOSE, LIMIT], COMMON],
+        groups: &[&[STORE, PATH, FROM, TO, Q, REGEX, STATS, NOCOPY, ULID, TIME, VERBOSE, LIMIT], COMMON],
         operands: NONE,
     },
     Command {
@@ -288,6 +289,13 @@ pub const COMMANDS: &[Command] = &[
         page: "oklog-verify.1",
         groups: &[&[COPIES, NOTES], COMMON],
         operands: Operands { name: "directory", least: 1, most: usize::MAX },
+    },
+    Command {
+        name: "cat",
+        summary: "Prints the records of segment files",
+        page: "oklog-cat.1",
+        groups: &[COMMON],
+        operands: Operands { name: "file", least: 0, most: usize::MAX },
     },
     Command {
         name: "testsvc",

@@ -3,16 +3,19 @@
 //! Standard output carries what was asked for and nothing else; refusals are one sentence on standard error.
 
 pub mod address;
+pub mod cat;
 pub mod client;
 mod commands;
 mod cut;
 pub mod flags;
 pub mod forget;
 pub mod help;
+pub mod local;
 pub mod parse;
 pub mod query;
 pub mod serve;
 pub mod settings;
+pub mod snapshot;
 pub mod stream;
 pub mod verify;
 
@@ -51,6 +54,7 @@ fn run(request: Request) -> ExitCode {
         Request::Stream(flags) => ExitCode::from(commands::stream(&flags)),
         Request::Forget(flags) => ExitCode::from(commands::forget(&flags)),
         Request::Verify(flags) => ExitCode::from(commands::verify(&flags)),
+        Request::Cat(flags) => ExitCode::from(commands::cat(&flags)),
         Request::Testsvc(flags) => ExitCode::from(commands::testsvc(&flags)),
     };
     log::logger().flush();
@@ -70,6 +74,7 @@ fn start_log(request: &Request) {
         Request::Stream(flags) => client(flags.debug),
         Request::Forget(flags) => client(flags.debug),
         Request::Verify(flags) => client(flags.debug),
+        Request::Cat(flags) => client(flags.debug),
         Request::Testsvc(flags) => client(flags.debug),
         Request::Help(_) | Request::Version => Ok(()),
     };

@@ -81,7 +81,10 @@ pub fn run(options: &QueryOptions, out: &mut dyn Write, err: &mut dyn Write) -> 
         answer.our_headers().iter().for_each(|(name, value)| say(err, &format!("{name}: {value}")));
     }
     let missing = missing(&answer);
-    let printed = if options.stats { print_headers(&answer, out).map(|()| 1) } else { print(options, answer, out) };
+    let printed = match options.stats {
+        true => print_headers(&answer.our_headers(), out).map(|()| 1).map_err(Broken::Out),
+        false => print(options, answer, out),
+    };
     let printed = printed.and_then(|count| out.flush().map(|()| count).map_err(Broken::Out));
     if let (true, Ok(count)) = (options.verbose && !options.stats, &printed) {
         say(err, &format!("{count} records"));
@@ -111,19 +114,23 @@ pub(super) fn say(err: &mut dyn Write, line: &str) {
     let _ = writeln!(err, "{line}");
 }
 
+/// The parameters of a query that ask for it.
+pub(super) fn params(options: &QueryOptions) -> Vec<(String, Vec<u8>)> {
+    let text = |name: &str, value: &[u8]| (name.to_string(), value.to_vec());
+    let mut params =
+        vec![text("from", options.from.as_bytes()), text("to", options.to.as_bytes()), text("q", &options.q)];
+    let flags = [("regex", options.regex), ("invert", options.invert), ("ignore_case", options.ignore_case)];
+    params.extend(flags.iter().filter(|(_, is_set)| *is_set).map(|(name, _)| text(name, b"true")));
+    if let Some(newest) = options.newest {
+        params.push(text("order", b"desc"));
+        params.push(text("limit", newest.to_string().as_bytes()));
+    }
+    params
+}
+
 fn query_string(options: &QueryOptions) -> String {
     let mut query = QueryString::default();
-    query.add("from", options.from.as_bytes());
-    query.add("to", options.to.as_bytes());
-    query.add("q", &options.q);
-    let flags = [("regex", options.regex), ("invert", options.invert), ("ignore_case", options.ignore_case)];
-    for (name, _) in flags.iter().filter(|(_, is_set)| *is_set) {
-        query.add(name, b"true");
-    }
-    if let Some(newest) = options.newest {
-        query.add("order", b"desc");
-        query.add("limit", newest.to_string().as_bytes());
-    }
+    params(options).iter().for_each(|(name, value)| query.add(name, value));
     query.into_string()
 }
 
@@ -139,10 +146,10 @@ fn missing(answer: &Answer) -> Option<String> {
     })
 }
 
-fn print_headers(answer: &Answer, out: &mut dyn Write) -> Result<(), Broken> {
-    let headers = answer.our_headers();
+/// Prints headers without what all their names begin with.
+pub(super) fn print_headers(headers: &[(String, String)], out: &mut dyn Write) -> io::Result<()> {
     let width = headers.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
-    headers.iter().try_for_each(|(name, value)| writeln!(out, "{name:<width$}  {value}")).map_err(Broken::Out)
+    headers.iter().try_for_each(|(name, value)| writeln!(out, "{name:<width$}  {value}"))
 }
 
 /// Prints the records of an answer and counts them. What has come is printed before more is waited for.
@@ -182,7 +189,7 @@ fn print_newest(shape: Shape, answer: Answer, out: &mut dyn Write) -> Result<u64
 }
 
 /// Prints records that came newest first, oldest first.
-fn print_reversed(shape: Shape, held: &[u8], out: &mut dyn Write) -> io::Result<u64> {
+pub(super) fn print_reversed(shape: Shape, held: &[u8], out: &mut dyn Write) -> io::Result<u64> {
     let newest_first: Vec<_> = records(held).collect();
     let count = newest_first.len() as u64;
     let mut shown = Vec::new();

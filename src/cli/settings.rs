@@ -63,10 +63,7 @@ impl ServerFlags {
             advertise: given.address_or(&flags::ADVERTISE, Some(own_port))?,
             cluster,
             peers: given.addresses(&flags::PEER)?,
-            key_file: match given.is_set(&flags::KEY_FILE) {
-                true => Some(given.judged(&flags::KEY_FILE)?.into()),
-                false => None,
-            },
+            key_file: path(given, &flags::KEY_FILE)?,
             filesystem: match given.judged(&flags::FILESYSTEM)?.as_str() {
                 "virtual" => Filesystem::Virtual,
                 "nop" => Filesystem::Nop,
@@ -257,6 +254,8 @@ impl ForwardFlags {
 pub struct QueryFlags {
     /// The store to ask.
     pub store: Address,
+    /// The directory to read in place of asking a store.
+    pub path: Option<PathBuf>,
     /// The first millisecond: known to be RFC 3339, an id, `now`, or how long ago.
     pub from: String,
     /// The last millisecond, likewise.
@@ -284,8 +283,14 @@ pub struct QueryFlags {
 impl QueryFlags {
     pub(super) fn read(given: &Given) -> Result<QueryFlags, Refusal> {
         given.operands()?;
+        if given.is_set(&flags::PATH) && given.is_set(&flags::STORE) {
+            let expected = "no store where -path says what is read".into();
+            let (command, flag) = (given.command().name, flags::STORE.name);
+            return Err(Refusal::BadValue { command, flag, value: given.text(&flags::STORE), expected });
+        }
         Ok(QueryFlags {
             store: needed(given, &flags::STORE)?,
+            path: path(given, &flags::PATH)?,
             from: given.judged(&flags::FROM)?,
             to: given.judged(&flags::TO)?,
             q: given.text(&flags::Q),
@@ -349,10 +354,7 @@ impl ForgetFlags {
     pub(super) fn read(given: &Given) -> Result<ForgetFlags, Refusal> {
         Ok(ForgetFlags {
             store: needed(given, &flags::STORE)?,
-            key_file: match given.is_set(&flags::KEY_FILE) {
-                true => Some(given.judged(&flags::KEY_FILE)?.into()),
-                false => None,
-            },
+            key_file: path(given, &flags::KEY_FILE)?,
             name: given.operands()?.first().cloned().unwrap_or_default(),
             debug: given.switch(&flags::DEBUG)?,
         })
@@ -381,6 +383,21 @@ impl VerifyFlags {
             dirs: given.operands()?.iter().map(PathBuf::from).collect(),
             debug: given.switch(&flags::DEBUG)?,
         })
+    }
+}
+
+/// `oklog cat`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CatFlags {
+    /// What is printed; `-` is standard input, and so is none at all.
+    pub files: Vec<String>,
+    /// Log step by step.
+    pub debug: bool,
+}
+
+impl CatFlags {
+    pub(super) fn read(given: &Given) -> Result<CatFlags, Refusal> {
+        Ok(CatFlags { files: given.operands()?.to_vec(), debug: given.switch(&flags::DEBUG)? })
     }
 }
 
@@ -424,6 +441,8 @@ pub enum Request {
     Forget(ForgetFlags),
     /// Say whether data directories are sound.
     Verify(VerifyFlags),
+    /// Print the records of files.
+    Cat(CatFlags),
     /// Print lines at a steady rate.
     Testsvc(TestsvcFlags),
     /// Print all commands, or one.
@@ -457,6 +476,7 @@ impl Request {
             "stream" => StreamFlags::read(&given).map(Request::Stream),
             "forget" => ForgetFlags::read(&given).map(Request::Forget),
             "verify" => VerifyFlags::read(&given).map(Request::Verify),
+            "cat" => CatFlags::read(&given).map(Request::Cat),
             "testsvc" => TestsvcFlags::read(&given).map(Request::Testsvc),
             "version" => given.operands().map(|_| Request::Version),
             _ => match given.operands()?.first() {
@@ -472,6 +492,14 @@ fn same_path(a: &Path, b: &Path) -> bool {
     let (a, b) = (a.components(), b.components());
     let is_step = |step: &Component<'_>| *step != Component::CurDir;
     a.filter(is_step).eq(b.filter(is_step))
+}
+
+/// The path of a flag that has no default.
+fn path(given: &Given, flag: &Flag) -> Result<Option<PathBuf>, Refusal> {
+    Ok(match given.is_set(flag) {
+        true => Some(given.judged(flag)?.into()),
+        false => None,
+    })
 }
 
 // The three below are for flags that have a default, so that there always is a value: `None` would be a fault of the

@@ -45,9 +45,13 @@ impl Query {
     /// Reads a request. An error is one sentence for a 400.
     pub(super) fn read(request: &Request, now: UnixMillis, began: Monotonic) -> Result<Query, String> {
         let params = Params::parse(|name| request.param_bytes(name), now).map_err(|e| e.to_string())?;
+        Query::new(params, request.method() == "HEAD", request.cancel().clone(), began)
+    }
+
+    /// What these parameters ask. An error is one sentence.
+    pub(super) fn new(params: Params, head_only: bool, cancel: Cancel, began: Monotonic) -> Result<Query, String> {
         let matcher = Matcher::new(&params.q, params.regex, params.ignore_case, params.invert);
         let matcher = matcher.map_err(|e| e.to_string())?;
-        let (head_only, cancel) = (request.method() == "HEAD", request.cancel().clone());
         let formula = matcher.formula();
         Ok(Query { params, matcher, formula, head_only, cancel, began })
     }
@@ -171,27 +175,9 @@ impl<'a> Body<'a> {
         &mut self,
         runs: &mut dyn Runs,
         limit: Option<u64>,
-        mut on_break: impl FnMut(MergeError) -> io::Result<()>,
+        on_break: impl FnMut(MergeError) -> io::Result<()>,
     ) -> io::Result<()> {
-        let mut run = Vec::with_capacity(2 * RUN);
-        let mut left = limit.unwrap_or(u64::MAX);
-        while left > 0 {
-            run.clear();
-            let step = runs.next_run(&mut run);
-            let (taken, records) = front(&run, left);
-            left -= records;
-            if taken > 0 {
-                self.send(&run[..taken], records)?;
-            }
-            match step {
-                Ok(true) => {}
-                Ok(false) => break,
-                // What broke after the last record that is wanted is not missed.
-                Err(_) if left == 0 => {}
-                Err(error) => on_break(error)?,
-            }
-        }
-        Ok(())
+        pour(runs, limit, |run, records| self.send(run, records), on_break)
     }
 
     fn send(&mut self, run: &[u8], records: u64) -> io::Result<()> {
@@ -231,6 +217,35 @@ impl<'a> Body<'a> {
             }
         }
     }
+}
+
+/// Gives what is merged to `send`, at most `limit` records, in runs of whole ones with their number. `on_break` is told of a
+/// source that is left out from then on, and says by an error that it cannot go on without it.
+pub(super) fn pour(
+    runs: &mut dyn Runs,
+    limit: Option<u64>,
+    mut send: impl FnMut(&[u8], u64) -> io::Result<()>,
+    mut on_break: impl FnMut(MergeError) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut run = Vec::with_capacity(2 * RUN);
+    let mut left = limit.unwrap_or(u64::MAX);
+    while left > 0 {
+        run.clear();
+        let step = runs.next_run(&mut run);
+        let (taken, records) = front(&run, left);
+        left -= records;
+        if taken > 0 {
+            send(&run[..taken], records)?;
+        }
+        match step {
+            Ok(true) => {}
+            Ok(false) => break,
+            // What broke after the last record that is wanted is not missed.
+            Err(_) if left == 0 => {}
+            Err(error) => on_break(error)?,
+        }
+    }
+    Ok(())
 }
 
 /// Whether it was the client's going away that broke the writing. A source's break never looks so: it comes as another

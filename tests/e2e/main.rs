@@ -8,9 +8,11 @@
 mod harness;
 
 mod answers;
+mod cat;
 mod commands;
 mod forwarding;
 mod hostile;
+mod local;
 mod matching;
 mod real_logs;
 mod roles;

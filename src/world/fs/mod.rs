@@ -24,6 +24,13 @@ pub trait FileSystem: Send + Sync {
     /// What a directory holds, in no order.
     fn list(&self, dir: &Path) -> io::Result<Vec<Entry>>;
 
+    /// When a name in a directory was last added, changed or removed, as its medium tells time; `None` where a list is taken
+    /// at one instant. Names that another process changes while they are listed may be missed under both their names: who
+    /// must miss none looks at this before and after.
+    fn names_changed(&self, _dir: &Path) -> io::Result<Option<UnixMillis>> {
+        Ok(None)
+    }
+
     /// Opens a file for reading. A directory is [`io::ErrorKind::IsADirectory`].
     fn open(&self, path: &Path) -> io::Result<Arc<dyn File>>;
 

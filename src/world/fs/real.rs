@@ -10,7 +10,7 @@ use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Files are for the server's user, and for a group that may read logs; never for all.
 const FILE_MODE: u32 = 0o640;
@@ -53,15 +53,18 @@ impl FileSystem for RealFs {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
                 Err(e) => return Err(e),
             };
-            let since = metadata.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
             entries.push(Entry {
                 name: entry.file_name().to_string_lossy().into_owned(),
                 is_file: metadata.is_file(),
                 size: Bytes(metadata.len()),
-                modified: UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX)),
+                modified: to_millis(metadata.modified()?),
             });
         }
         Ok(entries)
+    }
+
+    fn names_changed(&self, dir: &Path) -> io::Result<Option<UnixMillis>> {
+        Ok(Some(to_millis(fs::metadata(dir)?.modified()?)))
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
@@ -167,6 +170,11 @@ impl FileSystem for RealFs {
             Err(e) => Err(e.into()),
         }
     }
+}
+
+fn to_millis(time: SystemTime) -> UnixMillis {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// What the holder of a lock has written into its file.
