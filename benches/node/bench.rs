@@ -17,8 +17,7 @@ use std::sync::Arc;
 pub struct Loaded {
     pub node: Node,
     pub corpus: Corpus,
-    /// How many times the size that was asked for.
-    scale: u64,
+    stage: Stage,
     /// The corpus in 16 files, so that `rg` uses all cores; empty where there is no `rg`.
     pub pieces: PathBuf,
     /// The store's segments.
@@ -64,7 +63,7 @@ impl Bench {
     pub fn run(&mut self, case: &Case) -> Outcome<()> {
         match case.stage {
             Stage::Bare => self.loaded = None,
-            Stage::Loaded(scale) => self.load(scale)?,
+            Stage::Loaded(_) | Stage::Sealed => self.load(case.stage)?,
         }
         self.place.need(case.room * self.options.size + (64 << 20))?;
         eprintln!("{}: {}", case.name, case.says);
@@ -98,27 +97,33 @@ impl Bench {
         Ok(self.loaded.as_ref().ok_or("no node was loaded for this case")?)
     }
 
-    fn load(&mut self, scale: u64) -> Outcome<()> {
-        if self.loaded.as_ref().is_some_and(|loaded| loaded.scale == scale) {
+    fn load(&mut self, stage: Stage) -> Outcome<()> {
+        if self.loaded.as_ref().is_some_and(|loaded| loaded.stage == stage) {
             return Ok(());
         }
         self.loaded = None;
+        let scale = if let Stage::Loaded(scale) = stage { scale } else { 1 };
+        let is_sealed = stage == Stage::Sealed;
         self.place.need(self.options.size * scale * 7 / 2)?;
         let corpus = match scale {
             1 => self.corpus()?,
             _ => Corpus::make(&self.tools, &self.place, "corpus-large.log", self.options.size * scale)?,
         };
         eprintln!("loading a node with {:.0} MB", corpus.mb());
-        let node = self.node(Role::Both, "loaded", &[])?;
+        let flags = if is_sealed { ["-store.seal-age=0s"] } else { ["-store.seal=false"] };
+        let node = self.node(Role::Both, "loaded", &flags)?;
         self.tools.push(node.fast(), &corpus.path, 4)?;
         consume::settle(&mut [node.client()], corpus.lines)?;
+        if is_sealed {
+            consume::seal_all(&node)?;
+        }
         let pieces = self.place.fresh("pieces")?;
         if self.has_rg {
             corpus.cut(&pieces, 16)?;
         }
-        let segments = node.files("store", &["flushed", "reading"]);
+        let segments = node.files("store", &["flushed", "reading", "sealed"]);
         let stored = segments.iter().filter_map(|path| Some(path.metadata().ok()?.len())).sum();
-        self.loaded = Some(Loaded { node, corpus, scale, pieces, segments, stored });
+        self.loaded = Some(Loaded { node, corpus, stage, pieces, segments, stored });
         Ok(())
     }
 }

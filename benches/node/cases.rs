@@ -2,15 +2,17 @@
 
 use crate::Outcome;
 use crate::bench::Bench;
-use crate::{cluster, connections, consume, growth, ingest, latency, limits, merge, query, start};
+use crate::{cluster, connections, consume, growth, ingest, latency, limits, merge, query, sealed, start};
 
 /// What has to be there before a case begins.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Stage {
     /// No node.
     Bare,
-    /// A node that has so many times the size that was asked for.
+    /// A node that has so many times the size that was asked for, in plain segments.
     Loaded(u64),
+    /// A node that has the size that was asked for, in sealed segments.
+    Sealed,
 }
 
 /// When a case is run that nobody named.
@@ -43,6 +45,10 @@ const fn case(name: &'static str, group: &'static str, run: fn(&mut Bench) -> Ou
 impl Case {
     const fn loaded(self, scale: u64) -> Case {
         Case { stage: Stage::Loaded(scale), ..self }
+    }
+
+    const fn sealed(self) -> Case {
+        Case { stage: Stage::Sealed, ..self }
     }
 
     const fn room(self, room: u64) -> Case {
@@ -89,6 +95,21 @@ pub const CASES: &[Case] = &[
     case("dump-4x", "query", |b| query::dump(b, "dump-4x"), "4 times as much through curl; cat of the segments")
         .loaded(4)
         .when(When::Large),
+    case("seal", "sealed", sealed::seal, "packing records and reading them back, one thread"),
+    case("sealed-disk", "sealed", sealed::disk, "sealed segments on the disk, of the raw text").sealed(),
+    case("sealed-needle", "sealed", |b| sealed::needle(b, "sealed-needle", "needle-7f3a9c1e-4b2d"), "a rare text; rg")
+        .sealed(),
+    case(
+        "sealed-absent",
+        "sealed",
+        |b| sealed::needle(b, "sealed-absent", "nowhere-to-be-found"),
+        "a text nowhere; rg",
+    )
+    .sealed(),
+    case("sealed-code", "sealed", sealed::code, "a text in 1 of 10,000 lines; rg on all cores").sealed(),
+    case("sealed-hits", "sealed", sealed::hits, "a text in 1 of 10 lines; rg").sealed(),
+    case("sealed-scan", "sealed", sealed::scan, "a text that the filter cannot look for, and that is nowhere").sealed(),
+    case("sealed-hex12", "sealed", sealed::pattern, "a regex without a literal; rg on all cores").sealed(),
     case("merge", "merge", merge::run, "8 sorted streams into one, in memory, one thread; memcpy"),
     case("found", "latency", latency::found, "line sent until a query finds it"),
     case("streamed", "latency", latency::streamed, "line sent until oklog stream prints it, at 1,000 lines/s"),

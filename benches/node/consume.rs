@@ -8,7 +8,7 @@ use crate::Outcome;
 use crate::bench::Bench;
 use crate::http::Client;
 use crate::limits::touch_memory;
-use crate::process::Role;
+use crate::process::{Node, Role};
 use crate::spread::Spread;
 use crate::table::Row;
 use std::time::{Duration, Instant};
@@ -55,12 +55,24 @@ pub fn settle(clients: &mut [Client], lines: u64) -> Outcome<Settled> {
     }
 }
 
+/// Waits until a store has sealed all that it has.
+pub fn seal_all(node: &Node) -> Outcome<()> {
+    let deadline = Instant::now() + Duration::from_secs(600);
+    while !node.files("store", &["flushed", "reading", "active"]).is_empty() {
+        if Instant::now() > deadline {
+            return Err("segments are left that are not sealed".into());
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
 pub fn run(bench: &mut Bench) -> Outcome<()> {
     let corpus = bench.corpus()?;
     let (mut consumed, mut compacted, mut cpu, mut peaks) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let (mut sent, mut segments) = (Vec::new(), Vec::new());
     for _ in 0..bench.options.long_runs() {
-        let node = bench.node(Role::Both, "consumed", &[])?;
+        let node = bench.node(Role::Both, "consumed", &["-store.seal=false"])?;
         touch_memory(4 * bench.options.size);
         let (start, before) = (Instant::now(), node.cpu_s());
         sent.push(bench.tools.push(node.fast(), &corpus.path, 4)?.closed_s);

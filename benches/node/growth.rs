@@ -148,7 +148,7 @@ pub fn sources(bench: &mut Bench) -> Outcome<()> {
         let dir = bench.place.fresh("sources")?;
         bench.place.need(bytes * 2)?;
         overlapping(&dir, count, bytes)?;
-        let node = Node::start(&bench.place, &bench.options.binary, Role::Both, &dir, &[])?;
+        let node = Node::start(&bench.place, &bench.options.binary, Role::Both, &dir, &["-store.seal=false"])?;
         // The first one checks what was found at the start.
         node.client().drain(&format!("/store/query?{EVER}&q="))?;
         node.forget_peak();

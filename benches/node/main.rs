@@ -28,6 +28,7 @@ mod options;
 mod place;
 mod process;
 mod query;
+mod sealed;
 mod segments;
 mod spread;
 mod start;

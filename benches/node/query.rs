@@ -51,13 +51,13 @@ pub fn alternation(bench: &mut Bench) -> Outcome<()> {
     pattern(bench, "alternation-weak", "E4917|[a-f0-9]{8}-deadbeef")
 }
 
-fn oklog(bench: &Bench, flags: &[&str]) -> Outcome<Command> {
+pub fn oklog(bench: &Bench, flags: &[&str]) -> Outcome<Command> {
     let mut command = Command::new(&bench.options.binary);
     command.args(["query", "-store", bench.loaded()?.node.api()]).args(EVER_FLAGS).args(flags).stdout(Stdio::null());
     Ok(command)
 }
 
-fn rg(flags: &[&str], q: &str, is_regex: bool, file: &Path) -> Command {
+pub fn rg(flags: &[&str], q: &str, is_regex: bool, file: &Path) -> Command {
     let mut command = Command::new("rg");
     command.args(["-a", "--no-filename"]).args(flags).args((!is_regex).then_some("-F")).arg("--").arg(q).arg(file);
     command.stdin(Stdio::null()).stdout(Stdio::null());
@@ -65,7 +65,7 @@ fn rg(flags: &[&str], q: &str, is_regex: bool, file: &Path) -> Command {
 }
 
 /// Found (0) or nothing found (1), in both programs.
-fn searched(took: Took, what: &str) -> Outcome<Took> {
+pub fn searched(took: Took, what: &str) -> Outcome<Took> {
     match took.status.code() {
         Some(0 | 1) => Ok(took),
         _ => Err(format!("{what} ended with {}", took.status).into()),
@@ -76,7 +76,7 @@ fn compare(bench: &mut Bench, wanted: &Wanted) -> Outcome<()> {
     let (q, is_regex) = (wanted.q, wanted.is_regex);
     let target = format!("/store/query?{EVER}&q={}{}", encode(q), if is_regex { "&regex=true" } else { "" });
     let flags: Vec<&str> = ["-q", q].into_iter().chain(is_regex.then_some("-regex")).collect();
-    let found = count(bench, wanted, &target)?;
+    let found = count(bench, q, is_regex, &target)?;
     let (mut ours, mut by_curl, mut one, mut sixteen) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let (mut cpu, mut limit_cpu, mut peaks, mut to_file) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let gb = bench.loaded()?.corpus.gb();
@@ -128,16 +128,16 @@ fn compare(bench: &mut Bench, wanted: &Wanted) -> Outcome<()> {
 }
 
 /// How many records match, which must be as many lines as `rg` finds.
-fn count(bench: &Bench, wanted: &Wanted, target: &str) -> Outcome<u64> {
+pub fn count(bench: &Bench, q: &str, is_regex: bool, target: &str) -> Outcome<u64> {
     let loaded = bench.loaded()?;
     let found = loaded.node.client().count_lines(target)?;
     if bench.has_rg {
-        let mut command = rg(&["--count"], wanted.q, wanted.is_regex, &loaded.corpus.path);
+        let mut command = rg(&["--count"], q, is_regex, &loaded.corpus.path);
         command.stdout(Stdio::piped());
         // Its status is 1 where it finds nothing, and then it prints nothing.
         let said = String::from_utf8_lossy(&command.output()?.stdout).trim().parse().unwrap_or(0);
         if found != said {
-            return Err(format!("{found} records match {:?}, and rg finds {said} lines", wanted.q).into());
+            return Err(format!("{found} records match {q:?}, and rg finds {said} lines").into());
         }
     }
     Ok(found)

@@ -13,7 +13,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 /// Keeps the segments as they are.
-pub const AS_THEY_ARE: &[&str] = &["-store.segment-target-size=1"];
+pub const AS_THEY_ARE: &[&str] = &["-store.segment-target-size=1", "-store.seal=false"];
 
 const SECOND: u64 = 1_000_000_000;
 

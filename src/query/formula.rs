@@ -131,11 +131,16 @@ impl Maker {
         if *min == 0 {
             return Part::anything();
         }
+        // Looked at once, or nested repetitions would multiply.
+        let once = match self.part(sub) {
+            Part::Exact(strings) => strings,
+            // Many of it begin as the first, end as the last, and hold what one holds.
+            open => return open,
+        };
         let copies = (*min).min(MOST_COPIES);
-        let mut whole = self.part(sub);
+        let mut whole = Part::Exact(once.clone());
         for _ in 1..copies {
-            let next = self.part(sub);
-            whole = self.joined(whole, next);
+            whole = self.joined(whole, Part::Exact(once.clone()));
         }
         // With more copies in the middle it begins and ends as it does without.
         if *max == Some(copies) { whole } else { Part::Open(whole.open(self)) }

@@ -166,4 +166,6 @@ fn a_large_expression_makes_no_large_formula() {
         let Ok(matcher) = Matcher::new(pattern.as_bytes(), true, false, false) else { continue };
         assert!(literals(&matcher.formula()) <= 2 * MOST_LITERALS, "{unit}");
     }
+    let nested = (0..5).fold("[ab]".to_string(), |inner, _| format!("(?:{inner}){{8}}"));
+    assert!(literals(&formula(&nested)) <= 2 * MOST_LITERALS, "{nested}");
 }

@@ -13,6 +13,8 @@ mod blocks;
 mod calls;
 pub mod complete;
 mod formula;
+#[cfg(test)]
+mod formula_random_tests;
 pub mod local;
 pub mod needle;
 pub mod newest;

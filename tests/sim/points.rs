@@ -15,6 +15,7 @@ use oklog::record::stored::records;
 use oklog::segment::Segment;
 use oklog::segment::name::{self, State};
 use oklog::segment::readable::Readable;
+use oklog::segment::sealed::{Form, Sealed, SealedText, form_of};
 use oklog::store::log::StoreLog;
 use oklog::unit::Bytes;
 use oklog::world::entropy::{Dice, SeededEntropy};
@@ -89,7 +90,7 @@ impl Tier {
     fn keeps(self, state: State) -> bool {
         match self {
             Tier::Ingest => matches!(state, State::Active | State::Flushed | State::Pending),
-            Tier::Store => matches!(state, State::Flushed | State::Reading),
+            Tier::Store => matches!(state, State::Flushed | State::Sealed | State::Reading),
         }
     }
 
@@ -235,7 +236,14 @@ fn whole_in(tier: Tier, disk: &MemoryFs) -> Vec<Id> {
             continue;
         }
         let file = disk.open(&tier.dir().join(&entry.name)).expect("a file that is there");
-        let bytes = read_file(&*file, entry.size).expect("a disk that works");
+        let bytes = match form_of(&*file).expect("a disk that works") {
+            Form::Plain => read_file(&*file, entry.size).expect("a disk that works"),
+            Form::Sealed => {
+                let Ok(sealed) = Sealed::salvage(file) else { continue };
+                let text = SealedText::new(Arc::new(sealed));
+                read_file(&text, text.size().expect("known")).expect("it was unpacked before")
+            }
+        };
         let mut last = None;
         for stored in records(&bytes) {
             // Nobody sends zeroes here: where there are some, a page was lost.

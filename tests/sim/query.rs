@@ -25,6 +25,7 @@ use oklog::query::scan::{Direction, PartSource, Scan, Setup};
 use oklog::record::id::Id;
 use oklog::record::stored::records;
 use oklog::segment::readable::Readable;
+use oklog::segment::sealed::filter::Formula;
 use std::io::{self, Read};
 use std::sync::Arc;
 
@@ -221,8 +222,10 @@ fn scan(parts: Vec<Readable>, params: &Params, pool: &Arc<Pool>) -> Vec<Piece> {
         Order::Asc => Direction::Forward,
         Order::Desc => Direction::Backward,
     };
+    let formula = if params.invert { Formula::Any } else { Formula::Holds(params.q.to_ascii_lowercase()) };
     let setup = Setup {
-        parts,
+        parts: parts.into_iter().map(Into::into).collect(),
+        formula,
         from: params.from,
         to: params.to,
         direction,
@@ -278,9 +281,16 @@ impl Sim {
             params.order = Order::Desc;
         }
         if self.dice.one_in(6) {
-            (params.q, params.invert) = (b"l1".to_vec(), self.dice.one_in(2));
+            (params.q, params.invert) = (self.some_needle(), self.dice.one_in(2));
         }
         params
+    }
+
+    /// What many records hold, or the text of one, which is long enough for a filter to know of it.
+    fn some_needle(&mut self) -> Vec<u8> {
+        let n = self.dice.below(2 * self.ledger.len().max(1) as u64) as usize;
+        let text = if n < self.ledger.len() { &self.ledger.record(n).text[..] } else { b"l1" };
+        text[..text.len().min(20)].to_vec()
     }
 
     /// Asks a node.

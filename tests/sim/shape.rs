@@ -99,7 +99,7 @@ impl Shape {
             compact: compact::Settings {
                 target_size,
                 retention: retain::Limits { retain, purge: millis(&mut dice, 1_000, 10_000), max_size: None },
-                seal_age: None,
+                seal_age: seal_age(seed),
             },
             max_record: if dice.one_in(8) { 40 } else { 4_096 },
             loss_one_in: [u64::MAX, 200, 50, 15][dice.below(4) as usize],
@@ -143,4 +143,11 @@ impl Shape {
     pub fn round_every(&self) -> Nanos {
         150 * MS
     }
+}
+
+/// Most stores seal, many of them so soon that small segments are sealed again and again as they grow.
+fn seal_age(seed: u64) -> Option<Duration> {
+    let mut dice = Dice::new(seed ^ 0x5EA1_ED00);
+    let ages = [Some(Duration::ZERO), Some(Duration::from_secs(1)), Some(Duration::from_secs(8)), None];
+    ages[dice.below(4) as usize]
 }

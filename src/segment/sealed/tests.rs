@@ -224,7 +224,7 @@ fn records_out_of_order_are_not_sealed() {
     [5u128, 4].iter().for_each(|id| stored::write(&mut text, Id(*id), b"text"));
     let mut writer = SealedWriter::new(file_with(b"")).expect("a writer");
     writer.append(&text).expect("held");
-    assert_eq!(writer.finish().err().expect("refused").kind(), io::ErrorKind::InvalidData);
+    assert_eq!(writer.finish().expect_err("refused").kind(), io::ErrorKind::InvalidData);
     let nothing = SealedWriter::new(file_with(b"")).expect("a writer").finish();
-    assert_eq!(nothing.err().expect("refused").kind(), io::ErrorKind::InvalidData);
+    assert_eq!(nothing.expect_err("refused").kind(), io::ErrorKind::InvalidData);
 }

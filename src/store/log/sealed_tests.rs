@@ -96,7 +96,8 @@ fn a_damaged_index_costs_no_record_and_no_start() {
     let (packed, blocks) = parts(&many());
     let index = blocks.iter().map(|block| (block.offset + u64::from(block.packed)) as usize).max().expect("blocks");
     let end = packed.len();
-    let damages: [(&str, Box<dyn Fn(&mut Vec<u8>)>); 7] = [
+    type Damage = Box<dyn Fn(&mut Vec<u8>)>;
+    let damages: [(&str, Damage); 7] = [
         ("the table", Box::new(move |file| file[index + 10] ^= 1)),
         ("a frame header of the index", Box::new(move |file| file[index] ^= 1)),
         ("the footer", Box::new(move |file| file[end - 40] ^= 1)),
@@ -157,7 +158,7 @@ fn of_a_damaged_file_each_block_that_is_whole_goes_on() {
         assert!(segment.take_damaged());
         log.set_aside(&segment).expect("room");
         assert_eq!(found(&log), all_but(lost.clone()));
-        assert_eq!((log.corrupt().get(), &files(&fs)[&aside] == &file), (1, true));
+        assert_eq!((log.corrupt().get(), files(&fs)[&aside] == file), (1, true));
         drop((text, segment, log));
         assert_eq!(found(&open(&fs)), all_but(lost));
     }
