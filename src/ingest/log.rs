@@ -353,6 +353,10 @@ impl IngestLog {
             // Nothing was ever written whole: the file goes, and with it what a failed write may have left.
             if let Err(e) = self.fs.remove(&active.path) {
                 log::warn!("removing the empty segment {}: {e}", active.path.display());
+                // A start would take for records what was refused to whoever sent it, and has sent it again.
+                if let Err(e) = active.file.file().truncate(Bytes(0)) {
+                    log::warn!("emptying {}: {e}", active.path.display());
+                }
             }
             return;
         };

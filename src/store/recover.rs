@@ -28,7 +28,7 @@
 use super::catalogue::Trashed;
 use super::log::StoreError;
 use super::replicate::StoreId;
-use super::rescue::{Copied, Look, copy_out, look_into};
+use super::rescue::{Copied, Look, Steady, copy_out, look_into};
 use super::writer::rename_free;
 use crate::cluster::remembered;
 use crate::ops::metrics::Counter;
@@ -238,7 +238,7 @@ impl Recovery<'_> {
     ) -> io::Result<()> {
         // Each once more after an error that may not come again: what is set aside answers no query.
         if named.is_some() {
-            let found = found.or_else(|_| self.fs.open(path).and_then(|file| known_of(&*file, len)));
+            let found = found.or_else(|_| self.fs.open(path).and_then(|file| known_of(&Steady::new(file, len), len)));
             if let Some(known) = found.ok().flatten().filter(|known| Some((known.first, known.last)) == named) {
                 let segment = self.segment(path.to_path_buf(), known);
                 return self.make_live(segment, state);

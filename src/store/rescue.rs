@@ -1,6 +1,7 @@
 //! What is whole in a file of either form, and copying it to segments of its own.
 //!
 //! Of a sealed file that is the text of the blocks that can be unpacked: a damaged one costs its own records and no others.
+//! Pages that cannot be read count as zeroes, as if they were damaged.
 
 use super::writer::{MOST_NAMES, Synced, Writer};
 use crate::record::stored::{self, Digest};
@@ -10,11 +11,19 @@ use crate::segment::sealed::{Glance, Sealed, SealedText, form_of, glance, of_ano
 use crate::segment::sift::{Flaw, Survey, sift, survey, tells_of_the_file};
 use crate::segment::{Bounds, Form, Segment, State};
 use crate::unit::Bytes;
+use crate::world::crew::lock;
 use crate::world::fs::nop::NopFile;
 use crate::world::fs::{File, FileSystem};
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+
+/// What is read as one where a file cannot be read.
+const PAGE: u64 = 4096;
+
+/// How often something is read before it counts as what cannot be.
+const TRIES: u32 = 4;
 
 /// What reading a file of either form from front to back has shown.
 pub(super) struct Look {
@@ -43,9 +52,11 @@ impl Look {
 /// [`io::ErrorKind::Unsupported`] if it is a sealed one of a version that is not known here: nothing can be said of it.
 pub(super) fn look_into(file: Arc<dyn File>) -> io::Result<Look> {
     let disk = file.size()?;
+    let plain = file.clone();
+    let file: Arc<dyn File> = Arc::new(Steady::new(file, disk));
     // A sealed one of which the first bytes are damaged is told by its footer.
     if form_of(&*file)? == Form::Plain && !matches!(glance(&*file)?, Glance::Sound(_)) {
-        return Ok(Look { survey: look(&file)?, text: file, form: Form::Plain, disk, index: None });
+        return Ok(Look { survey: look(&plain)?, text: plain, form: Form::Plain, disk, index: None });
     }
     let said = match glance(&*file)? {
         Glance::Version(version) => return Err(of_another_version(version)),
@@ -81,6 +92,73 @@ fn lost_in(salvaged: &Sealed, said: Option<Digest>) -> Option<Flaw> {
         (None, _) => return None,
     };
     Some(Flaw::Unreadable { at: Bytes(at), why: "it is no block that can be unpacked".to_string() })
+}
+
+/// A file that is read again where that has failed, and in which a page that cannot be read is one of zeroes.
+pub(super) struct Steady {
+    file: Arc<dyn File>,
+    size: Bytes,
+    /// The numbers of the pages that cannot be read.
+    bad: Mutex<BTreeSet<u64>>,
+}
+
+impl Steady {
+    /// This one, which is so long.
+    pub fn new(file: Arc<dyn File>, size: Bytes) -> Steady {
+        Steady { file, size, bad: Mutex::default() }
+    }
+
+    fn try_read(&self, buffer: &mut [u8], offset: Bytes) -> io::Result<usize> {
+        let mut read = self.file.read_at(buffer, offset);
+        for _ in 1..TRIES {
+            match &read {
+                Err(e) if tells_of_the_file(e) => read = self.file.read_at(buffer, offset),
+                _ => break,
+            }
+        }
+        read
+    }
+}
+
+impl File for Steady {
+    fn append(&self, bytes: &[u8]) -> io::Result<()> {
+        self.file.append(bytes)
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: Bytes) -> io::Result<usize> {
+        let page = offset.0 / PAGE;
+        let end = offset.0.saturating_add(buffer.len() as u64);
+        let is_clear = lock(&self.bad).range(page..=end / PAGE).next().is_none();
+        if is_clear {
+            match self.try_read(buffer, offset) {
+                Err(e) if tells_of_the_file(&e) => {}
+                other => return other,
+            }
+        }
+        let left = (PAGE - offset.0 % PAGE).min(self.size.0.saturating_sub(offset.0));
+        let most = usize::try_from(left).unwrap_or_default().min(buffer.len());
+        let buffer = buffer.get_mut(..most).unwrap_or_default();
+        if !lock(&self.bad).contains(&page) {
+            match self.try_read(buffer, offset) {
+                Err(e) if tells_of_the_file(&e) => lock(&self.bad).insert(page),
+                other => return other,
+            };
+        }
+        buffer.fill(0);
+        Ok(most)
+    }
+
+    fn size(&self) -> io::Result<Bytes> {
+        Ok(self.size)
+    }
+
+    fn truncate(&self, to: Bytes) -> io::Result<()> {
+        self.file.truncate(to)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
 }
 
 fn nothing_in(disk: Bytes, error: &io::Error) -> Look {

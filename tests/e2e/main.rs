@@ -16,6 +16,8 @@ mod local;
 mod matching;
 mod real_logs;
 mod roles;
+mod sealed;
+mod sealing;
 mod serving;
 mod times;
 mod tools;

@@ -289,8 +289,8 @@ impl Sim {
     /// What many records hold, or the text of one, which is long enough for a filter to know of it.
     fn some_needle(&mut self) -> Vec<u8> {
         let n = self.dice.below(2 * self.ledger.len().max(1) as u64) as usize;
-        let text = if n < self.ledger.len() { &self.ledger.record(n).text[..] } else { b"l1" };
-        text[..text.len().min(20)].to_vec()
+        let text = if n < self.ledger.len() { &self.ledger.record(n).text[..] } else { b"" };
+        if text.is_empty() { b"l1".to_vec() } else { text[..text.len().min(20)].to_vec() }
     }
 
     /// Asks a node.
