@@ -5,8 +5,10 @@
 //!
 //! Exit status as cat's: 0 all was printed, 1 not all of it, or something could not be read.
 //!
-//! Memory: what `segment::sift` takes, which does not grow with the file.
+//! Memory: what `segment::sift` takes, or a block of a sealed segment and its table: 64 bytes for each block.
 
+use crate::segment::sealed::audit::is_sealed;
+use crate::segment::sealed::{Sealed, Unpacker, is_packed};
 use crate::segment::sift::{Survey, sift};
 use crate::unit::Bytes;
 use crate::world::crew::lock;
@@ -19,6 +21,9 @@ use std::sync::{Arc, Mutex};
 pub const PRINTED: u8 = 0;
 /// Something was not.
 pub const NOT_ALL: u8 = 1;
+
+/// So many bytes tell the form of a stream.
+const HEAD: u64 = 4;
 
 /// What standard input is called, as an operand and in sentences.
 const STDIN: &str = "-";
@@ -92,11 +97,56 @@ fn print_file(fs: &Arc<dyn FileSystem>, path: &Path, out: &mut dyn Write) -> Res
     let file = fs.open(path).map_err(|e| Broken::reading(&e))?;
     // A pipe has no size, and would look empty.
     read_full_at(file.as_ref(), &mut [0; 1], Bytes(0)).map_err(|e| Broken::reading(&e))?;
+    if is_sealed(&*file).map_err(|e| Broken::reading(&e))? {
+        return print_sealed(file, out);
+    }
     let survey = print_whole(file.as_ref(), out)?;
     judge(&survey)
 }
 
-fn print_stream(input: impl Read + Send + 'static, out: &mut dyn Write) -> Result<(), Broken> {
+/// Prints every block of a sealed segment that can be unpacked.
+fn print_sealed(file: Arc<dyn File>, out: &mut dyn Write) -> Result<(), Broken> {
+    let sealed = Sealed::open(file).map_err(|e| Broken::reading(&e))?;
+    let mut unpacker = Unpacker::new().map_err(|e| Broken::reading(&e))?;
+    let (mut text, mut printed, mut left, mut first) = (Vec::new(), 0, 0, None);
+    for (number, block) in sealed.blocks().iter().enumerate() {
+        match sealed.unpack(number, &mut unpacker, &mut text) {
+            Ok(()) => {
+                out.write_all(&text).map_err(Broken::Out)?;
+                printed += u64::from(block.records);
+            }
+            Err(e) => {
+                left += u64::from(block.records);
+                first.get_or_insert_with(|| format!("{e}, with the records from {} to {}", block.first, block.last));
+            }
+        }
+    }
+    let printed = printed_records(printed);
+    if let Some(first) = first {
+        return Err(Broken::In(format!("{first}; {printed}, {left} cannot be unpacked and were not")));
+    }
+    // Only the index knows of what follows the last block.
+    let lost: u64 = sealed.lost().iter().map(|range| range.end - range.start).sum();
+    let Some(why) = sealed.fault() else { return Ok(()) };
+    Err(Broken::In(match lost {
+        0 => format!("{why}; {printed}, there may have been more behind them"),
+        lost => format!("{why}; {printed}, {lost} bytes cannot be unpacked and were not"),
+    }))
+}
+
+fn printed_records(records: u64) -> String {
+    if records == 1 { "1 record was printed".into() } else { format!("{records} records were printed") }
+}
+
+fn print_stream(mut input: impl Read + Send + 'static, out: &mut dyn Write) -> Result<(), Broken> {
+    let mut head = Vec::new();
+    input.by_ref().take(HEAD).read_to_end(&mut head).map_err(|e| Broken::reading(&e))?;
+    if is_packed(&head) {
+        return Err(Broken::In(
+            "it is a sealed segment, which is read from its end: give its file, or use zstdcat".into(),
+        ));
+    }
+    let input = io::Cursor::new(head).chain(input);
     let stream = Stream { input: Mutex::new(input), state: Mutex::default() };
     let mut survey = print_whole(&stream, out)?;
     let mut state = lock(&stream.state);
@@ -126,10 +176,7 @@ fn print_whole(file: &dyn File, out: &mut dyn Write) -> Result<Survey, Broken> {
 fn judge(survey: &Survey) -> Result<(), Broken> {
     let Some(fault) = survey.fault() else { return Ok(()) };
     let printed: u64 = survey.runs.iter().map(|run| run.len.0).sum();
-    let records = match survey.records() {
-        1 => "1 record was printed".to_string(),
-        more => format!("{more} records were printed"),
-    };
+    let records = printed_records(survey.records());
     Err(Broken::In(match survey.size.0.saturating_sub(printed) {
         0 => format!("{fault}; all of its {records}"),
         left => format!("{fault}; {records}, {left} bytes are not whole records in their place and were not"),

@@ -63,13 +63,13 @@ fn run(request: Request) -> ExitCode {
 
 /// Starts the log: logfmt where a machine reads it, plain lines where a person does.
 fn start_log(request: &Request) {
-    let client = |debug: bool| {
-        let level = if debug { LevelFilter::Debug } else { LevelFilter::Warn };
-        SimpleLogger::new().with_level(level).init()
-    };
+    let start = |level| SimpleLogger::new().with_level(level).init();
+    let client = |debug: bool| start(if debug { LevelFilter::Debug } else { LevelFilter::Warn });
     let started = match request {
         Request::Serve(flags) => logfmt::start(Arc::new(SystemClock::default()), flags.debug),
         Request::Forward(flags) => logfmt::start(Arc::new(SystemClock::default()), flags.debug),
+        // What is wrong with files it says itself.
+        Request::Query(flags) if flags.path.is_some() && !flags.debug => start(LevelFilter::Off),
         Request::Query(flags) => client(flags.debug),
         Request::Stream(flags) => client(flags.debug),
         Request::Forget(flags) => client(flags.debug),

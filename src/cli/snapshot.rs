@@ -206,8 +206,9 @@ impl Photographer<'_> {
         };
         // The end of what is being written, or was when the server was killed, is nobody's record.
         let damage = damage.filter(|damage| file.state != State::Active || matches!(damage, Damage::OfIndex(_)));
+        let damage = lacking(file, &known).map(Damage::OfRecords).or(damage);
         let (from, to) = self.range;
-        if known.last < from || known.first > to {
+        if (known.last < from || known.first > to) && !matches!(damage, Some(Damage::OfRecords(_))) {
             return Look::PassedOver;
         }
         let segment = Arc::new(Segment::new(self.fs.clone(), path.to_path_buf(), known));
@@ -255,6 +256,15 @@ enum Found {
     Torn,
 }
 
+/// What is missing at the ends of a file by what its name says of them.
+fn lacking(file: &Planned, known: &Known) -> Option<String> {
+    match file.bounds? {
+        Bounds::Range(low, high, _) if (low, high) == (known.first, known.last) => None,
+        Bounds::From(low) if low == known.first => None,
+        _ => Some(format!("has records from {} to {}, which is not what its name says", known.first, known.last)),
+    }
+}
+
 fn known_of(file: &Arc<dyn File>) -> io::Result<Found> {
     match form_of(&**file)? {
         Form::Plain => ends_of(&**file),
@@ -264,8 +274,11 @@ fn known_of(file: &Arc<dyn File>) -> io::Result<Found> {
             // Not known to be whole: what is read is checked.
             let known = Known::by_ends(digest.first, digest.last, digest.len).sealed(sealed.disk());
             let slow = |why| Damage::OfIndex(format!("its index is damaged, which costs time alone: {why}"));
-            // What is lost is said when its blocks are read.
-            let damage = if sealed.lost().is_empty() { sealed.fault().map(slow) } else { None };
+            let lost: u64 = sealed.lost().iter().map(|range| range.end - range.start).sum();
+            let damage = match lost {
+                0 => sealed.fault().map(slow),
+                lost => Some(Damage::OfRecords(format!("{lost} bytes of it cannot be unpacked"))),
+            };
             Ok(Found::Records(known, damage))
         }
     }

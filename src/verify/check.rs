@@ -11,6 +11,7 @@ use super::walk::Walker;
 use crate::record::id::{ID_LEN, Id, LARGEST_STEP_BACK};
 use crate::record::stored::id_at;
 use crate::segment::Bounds;
+use crate::segment::sealed::{Glance, glance};
 use crate::unit::{Bytes, UnixMillis};
 use crate::world::clock::Clock;
 use crate::world::fs::real::LOCK_NAME;
@@ -318,8 +319,19 @@ impl<'a> Reading<'a> {
 /// The bound below which a file has no record: the smaller one of what its name says and what it begins with.
 fn low(fs: &dyn FileSystem, path: &Path, file: &Planned) -> Id {
     let mut head = [0; ID_LEN + 1];
-    let read = fs.open(path).and_then(|file| read_full_at(&*file, &mut head, Bytes(0)));
-    let first = read.ok().and_then(|got| id_at(head.get(..got)?));
+    let read = fs.open(path).and_then(|file| {
+        let got = read_full_at(&*file, &mut head, Bytes(0))?;
+        let plain = id_at(head.get(..got).unwrap_or_default());
+        let sealed = match plain {
+            None => glance(&*file)?,
+            Some(first) => return Ok(Some(first)),
+        };
+        Ok(match sealed {
+            Glance::Sound(digest) => Some(digest.first),
+            _ => None,
+        })
+    });
+    let first = read.ok().flatten();
     match (first, ends(file)) {
         (Some(first), Some((named, _))) => first.min(named),
         (Some(first), None) if file.part != Part::Aside => first,

@@ -6,7 +6,7 @@
 //! findings of all that, [`report`] prints them. Nothing is written, created or locked.
 //!
 //! Memory: one block for each file that overlaps the place where the reading is (32 MiB in all, and at least 16 KiB for each),
-//! about 40 bytes for each stream, and a bounded number of findings. It does not grow with the number of records.
+//! for each sealed one of them a block of text more, about 40 bytes for each stream, and a bounded number of findings. It does not grow with the number of records.
 
 pub mod check;
 pub mod copies;
@@ -27,6 +27,8 @@ mod damage_tests;
 mod names_tests;
 #[cfg(test)]
 mod random_tests;
+#[cfg(test)]
+mod sealed_tests;
 #[cfg(test)]
 mod tests;
 

@@ -4,6 +4,7 @@ use super::copies::Copies;
 use super::finding::{Finding, Severity, What};
 use super::plan::{Part, Planned, Tier};
 use super::walk::{Facts, Fault};
+use crate::segment::sealed::audit::Flaw;
 use crate::unit::Bytes;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -101,7 +102,9 @@ impl Report {
 
     /// What the command ends with: 2 where not all could be read, whatever else was found.
     pub fn exit_status(&self) -> u8 {
-        let unread = |finding: &Finding| matches!(finding.what, What::Fault(Fault::Unreadable { .. }, _));
+        let unread = |finding: &Finding| {
+            matches!(finding.what, What::Fault(Fault::Unreadable { .. } | Fault::Sealed(Flaw::Version(_)), _))
+        };
         match () {
             () if self.findings().any(unread) => UNREAD,
             () if self.count(Severity::Problem) > 0 => PROBLEMS,
@@ -121,7 +124,7 @@ impl Report {
         if notes {
             writeln!(
                 out,
-                "segments have no checksums: a change within a record is seen only beside another copy of it"
+                "plain segments have no checksums: a change within a record is seen only beside another copy of it"
             )?;
         }
         let (problems, notes) = (self.count(Severity::Problem), self.count(Severity::Note));

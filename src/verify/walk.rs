@@ -2,13 +2,15 @@
 //!
 //! What is passed over is what a start of a server would pass over too (`segment::recover::sift`): lines without an id, and
 //! of two neighbours out of order the one whose id is larger than its successor's, so that one wrong id does not cost all
-//! that follows. The file is opened for each block and closed again: ten thousand files need one descriptor.
+//! that follows. A sealed file is held against itself first (`segment::sealed::audit`); then places are those in its text. The
+//! file is opened for each block and closed again: ten thousand files need one descriptor.
 
 use crate::record::id::Id;
 use crate::record::stored::id_at;
 use crate::segment::reader::LONGEST_RECORD;
+use crate::segment::sealed::audit::{Audit, Flaw, audit, is_sealed};
 use crate::unit::Bytes;
-use crate::world::fs::{FileSystem, read_full_at};
+use crate::world::fs::{File, FileSystem, read_full_at};
 use memchr::memchr;
 use std::cell::Cell;
 use std::io;
@@ -85,6 +87,8 @@ pub enum Fault {
         /// The record's id.
         id: Id,
     },
+    /// A sealed file is not what it should be.
+    Sealed(Flaw),
     /// The system did not give what follows.
     Unreadable {
         /// From where on.
@@ -131,6 +135,37 @@ pub struct Walker {
     ended: bool,
     facts: Facts,
     read: Rc<Cell<u64>>,
+    /// What is read: the file, or the text of a sealed one. `None` until it is begun.
+    content: Option<Arc<dyn File>>,
+    is_sealed: bool,
+}
+
+/// A file that is open only while it is read.
+struct Reopened {
+    fs: Arc<dyn FileSystem>,
+    path: PathBuf,
+}
+
+impl File for Reopened {
+    fn read_at(&self, buffer: &mut [u8], offset: Bytes) -> io::Result<usize> {
+        self.fs.open(&self.path)?.read_at(buffer, offset)
+    }
+
+    fn size(&self) -> io::Result<Bytes> {
+        self.fs.open(&self.path)?.size()
+    }
+
+    fn append(&self, _: &[u8]) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn truncate(&self, _: Bytes) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 /// A record in the buffer, with its line feed.
@@ -159,6 +194,8 @@ impl Walker {
             ended: false,
             facts: Facts::default(),
             read,
+            content: None,
+            is_sealed: false,
         }
     }
 
@@ -206,6 +243,7 @@ impl Walker {
     /// Lets the buffer go: for a walk that has ended.
     pub fn close(&mut self) {
         self.buffer = Vec::new();
+        self.content = None;
     }
 
     /// Where the line that begins at `at` ends, if that is in the buffer.
@@ -318,6 +356,10 @@ impl Walker {
             found.start -= keep;
             found.end -= keep;
         }
+        if let Err(e) = self.begin() {
+            self.break_off(0, &e.to_string());
+            return false;
+        }
         let from = self.base + self.buffer.len() as u64;
         let wanted = self.size.saturating_sub(from).min(block.max(self.buffer.len()) as u64) as usize;
         let held = self.buffer.len();
@@ -333,10 +375,34 @@ impl Walker {
         !self.ended || self.buffer.len() > held
     }
 
+    /// Opens what is to be read. A sealed file is looked at as a whole before: then what can be unpacked of it is read.
+    fn begin(&mut self) -> io::Result<()> {
+        if self.content.is_some() || self.size == 0 {
+            return Ok(());
+        }
+        let read = self.read.clone();
+        let file = Arc::new(Reopened { fs: self.fs.clone(), path: self.path.clone() });
+        let file: Arc<dyn File> = file;
+        if !is_sealed(&*file)? {
+            self.content = Some(file);
+            return Ok(());
+        }
+        let Audit { flaws, text } = audit(&file)?;
+        self.facts.unreadable |= flaws.iter().any(|flaw| matches!(flaw, Flaw::Version(_)));
+        flaws.into_iter().for_each(|flaw| self.note(Fault::Sealed(flaw)));
+        read.set(read.get() + self.size);
+        self.is_sealed = true;
+        self.size = text.as_ref().map_or(Ok(Bytes(0)), |text| text.size())?.0;
+        self.content = Some(text.unwrap_or(file));
+        Ok(())
+    }
+
     fn read_at(&mut self, held: usize, from: u64) -> io::Result<usize> {
-        let file = self.fs.open(&self.path)?;
-        let got = read_full_at(&*file, self.buffer.get_mut(held..).unwrap_or_default(), Bytes(from))?;
-        self.read.set(self.read.get() + got as u64);
+        let Some(file) = &self.content else { return Ok(0) };
+        let got = read_full_at(&**file, self.buffer.get_mut(held..).unwrap_or_default(), Bytes(from))?;
+        if !self.is_sealed {
+            self.read.set(self.read.get() + got as u64);
+        }
         Ok(got)
     }
 

@@ -5,6 +5,7 @@ use super::finding::{Excuse, What};
 use super::streams::Oddity;
 use super::walk::{Fault, Stretch};
 use crate::record::id::Id;
+use crate::segment::sealed::audit::Flaw;
 use std::fmt;
 
 const COPIES_OUT: &str = "the next start copies what is whole to a new segment and sets this file aside as .corrupt";
@@ -189,10 +190,51 @@ fn fault(f: &mut fmt::Formatter<'_>, fault: &Fault, excuse: Excuse) -> fmt::Resu
             };
             write!(f, "the record {id} has {} zeroes in a row, from byte {} to {}: {why}", at.len(), at.from, at.to)
         }
+        Fault::Sealed(flaw) => sealed(f, flaw),
         Fault::Unreadable { at, error } => {
             write!(f, "cannot be read from byte {at} on: {error}; what follows was not looked at")
         }
     }
+}
+
+fn sealed(f: &mut fmt::Formatter<'_>, flaw: &Flaw) -> fmt::Result {
+    match flaw {
+        Flaw::Version(version) => {
+            write!(f, "is sealed in version {version}, which this oklog does not know: nothing in it was looked at; ")?;
+            write!(f, "use the oklog that wrote it, or a newer one")
+        }
+        Flaw::Index(why) => {
+            write!(f, "its index is damaged, which costs speed alone: {why}; check the disk; stores write it anew")
+        }
+        Flaw::Wrong(part) => write!(
+            f,
+            "its index is whole, and the part of it called {part} is not that of its records: queries may miss records; \
+             report it as a bug, and see oklog cat for what is in the file"
+        ),
+        Flaw::Block { at, records, first, last, why } => write!(
+            f,
+            "{} lost: the block from byte {} to {} is damaged, from {first} at {} to {last} at {}: {why}; {AROUND}",
+            counted_are(u64::from(*records)),
+            at.start,
+            at.end,
+            first.millis(),
+            last.millis()
+        ),
+        Flaw::Lost { at, after, before } => {
+            let bytes = format!("{} bytes from byte {} to {} are no block", at.end - at.start, at.start, at.end);
+            let what = match (after, before) {
+                (Some(after), Some(before)) => format!("between {after} and {before}"),
+                (Some(after), None) => format!("behind {after}"),
+                (None, Some(before)) => format!("before {before}"),
+                (None, None) => "in it".to_string(),
+            };
+            write!(f, "{bytes}: records {what} are lost; {AROUND}")
+        }
+    }
+}
+
+fn counted_are(records: u64) -> String {
+    if records == 1 { "1 record is".into() } else { format!("{records} records are") }
 }
 
 fn oddity(f: &mut fmt::Formatter<'_>, oddity: Oddity, excuse: Excuse) -> fmt::Result {

@@ -16,6 +16,7 @@ mod local;
 mod matching;
 mod real_logs;
 mod roles;
+mod sealed;
 mod sealing;
 mod serving;
 mod times;

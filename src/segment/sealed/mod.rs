@@ -14,6 +14,7 @@
 //! The index is never trusted further than its checksums. A damaged one is rebuilt in memory by walking the frames and costs
 //! speed alone; a damaged block is an error of that block.
 
+pub mod audit;
 pub mod filter;
 mod layout;
 mod read;
@@ -23,7 +24,7 @@ mod write;
 
 pub use super::name::Form;
 pub use layout::{Block, Minute, Stream, VERSION};
-pub use read::{Glance, Sealed, Unpacker, form_of, glance, of_another_version};
+pub use read::{Glance, Sealed, Unpacker, form_of, glance, is_packed, of_another_version};
 pub use text::SealedText;
 pub use write::SealedWriter;
 

@@ -18,7 +18,12 @@ use zstd::bulk::Decompressor;
 pub fn form_of(file: &dyn File) -> io::Result<Form> {
     let mut head = [0; ZSTD_MAGIC.len()];
     let n = read_full_at(file, &mut head, Bytes(0))?;
-    Ok(if n == head.len() && head == ZSTD_MAGIC { Form::Sealed } else { Form::Plain })
+    Ok(if is_packed(head.get(..n).unwrap_or_default()) { Form::Sealed } else { Form::Plain })
+}
+
+/// Whether what begins so is a sealed segment.
+pub fn is_packed(head: &[u8]) -> bool {
+    head.starts_with(&ZSTD_MAGIC)
 }
 
 /// Unpacks blocks; keeps its memory from one to the next.
@@ -240,7 +245,7 @@ impl Sealed {
     }
 }
 
-fn read_footer(file: &dyn File, size: u64) -> io::Result<Result<Footer, Unreadable>> {
+pub(super) fn read_footer(file: &dyn File, size: u64) -> io::Result<Result<Footer, Unreadable>> {
     let len = size.min(FOOTER_FRAME as u64);
     let mut frame = [0; FOOTER_FRAME];
     let frame = frame.get_mut(..usize::try_from(len).unwrap_or_default()).unwrap_or_default();
