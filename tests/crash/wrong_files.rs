@@ -145,7 +145,7 @@ fn cases(tier: &'static str) -> Vec<Case> {
         None,
         &["set aside"],
     );
-    let newer = |s: &Series| format!("{}.sealed", s.id(0));
+    let newer = |s: &Series| format!("{}.unsealed", s.id(0));
     case(7, &|_| vec![], Some(&newer), &["its name is none of ours", "another version"]);
     let person = |_: &Series| "notes.txt".to_string();
     case(8, &|_| vec![], Some(&person), &["its name is none of ours"]);
