@@ -101,6 +101,9 @@ impl Ledger {
         let found = by_tag(answer, what);
         let mut sent = self.sent();
         for (tag, lines) in &found {
+            if self.torn_ends && is_torn_tag(&sent, tag, lines) {
+                continue;
+            }
             let sent = sent.get_mut(tag).unwrap_or_else(|| panic!("{what}: nobody sent {tag:?}"));
             let torn = self.torn_ends && !sent.confirmed && sent.lines.starts_with(&lines[..lines.len() - 1]);
             if !torn && !sent.lines.starts_with(lines) {
@@ -130,6 +133,12 @@ impl Ledger {
             }
         }
     }
+}
+
+/// Whether that is a line that was cut off within its tag, once, of a connection that was not confirmed.
+fn is_torn_tag(sent: &BTreeMap<String, Sent>, tag: &str, lines: &[u8]) -> bool {
+    let Some(torn) = tag.strip_suffix('\n').filter(|_| count_lines(lines) == 1) else { return false };
+    sent.range(torn.to_string()..).take_while(|(tag, _)| tag.starts_with(torn)).any(|(_, sent)| !sent.confirmed)
 }
 
 fn count_lines(bytes: &[u8]) -> usize {
