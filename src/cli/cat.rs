@@ -12,7 +12,7 @@ use crate::segment::sealed::{Sealed, Unpacker, is_packed};
 use crate::segment::sift::{Survey, sift};
 use crate::unit::Bytes;
 use crate::world::crew::lock;
-use crate::world::fs::{File, FileSystem, read_full_at};
+use crate::world::fs::{File, FileSystem, ReadAt, read_full_at};
 use std::io::{self, Read, Write};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -195,7 +195,7 @@ struct StreamState {
     error: Option<io::Error>,
 }
 
-impl<R: Read + Send> File for Stream<R> {
+impl<R: Read + Send> ReadAt for Stream<R> {
     fn read_at(&self, buffer: &mut [u8], offset: Bytes) -> io::Result<usize> {
         let mut state = lock(&self.state);
         if offset.0 != state.at || state.error.is_some() {
@@ -217,18 +217,6 @@ impl<R: Read + Send> File for Stream<R> {
     fn size(&self) -> io::Result<Bytes> {
         // It is known at the end.
         Ok(Bytes(u64::MAX))
-    }
-
-    fn append(&self, _: &[u8]) -> io::Result<()> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
-
-    fn truncate(&self, _: Bytes) -> io::Result<()> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        Err(io::ErrorKind::Unsupported.into())
     }
 }
 

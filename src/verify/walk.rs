@@ -10,7 +10,7 @@ use crate::record::stored::id_at;
 use crate::segment::reader::LONGEST_RECORD;
 use crate::segment::sealed::audit::{Audit, Flaw, audit, is_sealed};
 use crate::unit::Bytes;
-use crate::world::fs::{File, FileSystem, read_full_at};
+use crate::world::fs::{File, FileSystem, ReadAt, read_full_at};
 use memchr::memchr;
 use std::cell::Cell;
 use std::io;
@@ -146,25 +146,13 @@ struct Reopened {
     path: PathBuf,
 }
 
-impl File for Reopened {
+impl ReadAt for Reopened {
     fn read_at(&self, buffer: &mut [u8], offset: Bytes) -> io::Result<usize> {
         self.fs.open(&self.path)?.read_at(buffer, offset)
     }
 
     fn size(&self) -> io::Result<Bytes> {
         self.fs.open(&self.path)?.size()
-    }
-
-    fn append(&self, _: &[u8]) -> io::Result<()> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
-
-    fn truncate(&self, _: Bytes) -> io::Result<()> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        Err(io::ErrorKind::Unsupported.into())
     }
 }
 

@@ -244,13 +244,17 @@ fn fill_and_free(medium: &Medium) {
     assert!(medium.free() > MIB / 2, "the reserve is not touched: {} bytes are free", medium.free());
     let found = node.everything();
     assert_same_lines(&found[..safe.len().min(found.len())], &safe, "what was acknowledged, while the disk is full");
-    assert_eq!(said(&node, "ingest", "the disk is full"), 1, "{:?}", node.stderr());
+    let said = || (said(&node, "ingest", "the disk is full"), said(&node, "ingest", "there is room again"));
+    let (full_said, room_said) = said();
+    // Once for each time: what was just handed over to the store may have made room for a moment.
+    assert!(full_said == room_said + 1 && full_said <= 3, "{:?}", node.stderr());
 
     std::fs::remove_file(foreign).expect("there");
     producer.finish().expect("a clean close: all of it is on the disk");
     wait_ready(&node);
     assert!(!full(&node, "ingest") && !full(&node, "store"));
-    assert_eq!((said(&node, "ingest", "the disk is full"), said(&node, "ingest", "there is room again")), (1, 1));
+    let (full_said, room_said) = said();
+    assert!(full_said == room_said && full_said <= 3, "{:?}", node.stderr());
     assert_same_lines(&node.everything(), &[safe, held].concat(), "all that was sent");
     medium.assert_nothing_corrupt(&["ingest", "store"]);
 }

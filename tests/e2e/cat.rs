@@ -1,6 +1,6 @@
 //! `oklog cat` as a script sees it: files a node has written, damaged ones, pipes that close.
 
-use crate::harness::command::{bash, run};
+use crate::harness::command::{bash, files_of, run};
 use crate::harness::logs::numbered;
 use crate::harness::node::Role;
 use crate::harness::{Node, Port, oklog, wait_until};
@@ -9,21 +9,13 @@ use oklog::record::stored;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The files of a directory with this extension.
-fn files(dir: &Path, extension: &str) -> Vec<PathBuf> {
-    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
-    let mut files: Vec<PathBuf> = entries.filter(|path| path.to_string_lossy().ends_with(extension)).collect();
-    files.sort();
-    files
-}
-
 #[test]
 fn cat_prints_what_a_node_has_on_disk_in_either_tier() {
     let mut node = Node::start_as(Role::Ingest, &[]);
     node.send(Port::Fast, &numbered("waiting", 1_000));
     node.kill9();
     let left: Vec<PathBuf> =
-        [".active", ".flushed"].iter().flat_map(|end| files(&node.dir().join("ingest"), end)).collect();
+        [".active", ".flushed"].iter().flat_map(|end| files_of(&node.dir().join("ingest"), end)).collect();
     let printed = run(oklog([&["cat".into()][..], &left].concat()), b"");
     assert_eq!((printed.status, printed.stderr.as_str()), (Some(0), ""));
     let mut found: Vec<&[u8]> = printed.stdout.split_inclusive(|byte| *byte == b'\n').collect();
@@ -35,8 +27,8 @@ fn cat_prints_what_a_node_has_on_disk_in_either_tier() {
     node.send(Port::Fast, &numbered("kept", 1_000));
     node.wait_consumed();
     let store = node.dir().join("store");
-    wait_until("the store has one segment", || files(&store, ".flushed").len() == 1);
-    let printed = run(oklog(["cat".as_ref(), files(&store, ".flushed")[0].as_os_str()]), b"");
+    wait_until("the store has one segment", || files_of(&store, ".flushed").len() == 1);
+    let printed = run(oklog(["cat".as_ref(), files_of(&store, ".flushed")[0].as_os_str()]), b"");
     assert_eq!((printed.status, printed.stdout), (Some(0), node.query(&[]).body));
 }
 

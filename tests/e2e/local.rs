@@ -1,24 +1,16 @@
 //! `oklog query -path` on the directories of nodes that run, that were killed, and that were damaged.
 
-use crate::harness::command::{Finished, bash, run};
+use crate::harness::command::{Finished, bash, files_of, run};
 use crate::harness::logs::numbered;
 use crate::harness::node::Role;
 use crate::harness::{Node, Port, oklog, wait_until};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 fn query(dir: &Path, args: &[&str]) -> Finished {
     let path = dir.to_str().expect("a path in UTF-8");
     run(oklog([&["query", "-path", path][..], args].concat()), b"")
-}
-
-/// The files of a directory with this extension.
-fn files(dir: &Path, extension: &str) -> Vec<PathBuf> {
-    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
-    let mut files: Vec<PathBuf> = entries.filter(|path| path.to_string_lossy().ends_with(extension)).collect();
-    files.sort();
-    files
 }
 
 #[test]
@@ -71,13 +63,13 @@ fn of_a_killed_and_damaged_store_all_is_found_that_can_be_and_the_rest_is_said()
     for n in 0..3 {
         node.send(Port::Fast, &numbered(&format!("part {n}"), 1_000));
         node.wait_consumed();
-        wait_until("the next segment", || files(&node.dir().join("store"), ".flushed").len() > n);
+        wait_until("the next segment", || files_of(&node.dir().join("store"), ".flushed").len() > n);
     }
     node.kill9();
     let store = node.dir().join("store");
     let all = query(&store, &[]);
     assert_eq!((all.status, all.stdout.iter().filter(|byte| **byte == b'\n').count()), (Some(0), 3_000));
-    let segments = files(&store, ".flushed");
+    let segments = files_of(&store, ".flushed");
     let bad = &segments[1];
     let mut content = fs::read(bad).unwrap();
     content[3] = b'u';

@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::segment::Form;
-use crate::segment::sealed::{Sealed, SealedWriter};
+use crate::segment::sealed::{Block, Sealed, SealedWriter};
+use std::path::PathBuf;
 
 const AGE: Duration = Duration::from_secs(600);
 
@@ -170,14 +171,29 @@ fn where_the_room_is_too_little_for_a_join_what_fits_is_sealed() {
     assert_eq!(all(&store).len(), before.len());
 }
 
+/// A sealed segment of 400 records in a store that is not open.
+struct LaidIn {
+    all_ids: Vec<Id>,
+    bytes: Vec<u8>,
+    path: PathBuf,
+    blocks: Vec<Block>,
+}
+
+impl LaidIn {
+    fn of(bench: &Bench) -> LaidIn {
+        drop(bench.open());
+        let all_ids = ids(0, 1, 0..400);
+        let bytes = lay_in(&bench.fs, &all_ids);
+        let path = Path::new("store").join(name_of(&all_ids, State::Sealed));
+        let blocks = Sealed::open(bench.fs.open(&path).expect("there")).expect("sound").blocks().to_vec();
+        LaidIn { all_ids, bytes, path, blocks }
+    }
+}
+
 #[test]
 fn a_damaged_block_costs_its_own_records_once_a_reader_has_met_it() {
     let bench = Bench::new();
-    drop(bench.open());
-    let all_ids = ids(0, 1, 0..400);
-    let mut bytes = lay_in(&bench.fs, &all_ids);
-    let path = Path::new("store").join(name_of(&all_ids, State::Sealed));
-    let blocks = Sealed::open(bench.fs.open(&path).expect("there")).expect("sound").blocks().to_vec();
+    let LaidIn { all_ids, mut bytes, path, blocks } = LaidIn::of(&bench);
     let bad = blocks[5];
     bytes[(bad.offset + u64::from(bad.packed) / 2) as usize] ^= 0x10;
     replace(&bench.fs, &path, &bytes);
@@ -231,11 +247,7 @@ fn a_compaction_that_meets_a_damaged_block_sets_the_segment_aside_in_the_end() {
 #[test]
 fn a_damaged_index_is_made_anew_when_its_segment_is_sealed_again() {
     let bench = Bench::new();
-    drop(bench.open());
-    let all_ids = ids(0, 1, 0..400);
-    let mut bytes = lay_in(&bench.fs, &all_ids);
-    let path = Path::new("store").join(name_of(&all_ids, State::Sealed));
-    let blocks = Sealed::open(bench.fs.open(&path).expect("there")).expect("sound").blocks().to_vec();
+    let LaidIn { all_ids, mut bytes, path, blocks } = LaidIn::of(&bench);
     let last = blocks[blocks.len() - 1];
     // In the block table, behind the last block and a header of 8 bytes.
     bytes[(last.offset + u64::from(last.packed)) as usize + 20] ^= 1;

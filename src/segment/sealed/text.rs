@@ -6,7 +6,7 @@
 use super::read::{Sealed, Unpacker};
 use crate::unit::Bytes;
 use crate::world::crew::lock;
-use crate::world::fs::File;
+use crate::world::fs::ReadAt;
 use std::io;
 use std::sync::{Arc, Mutex};
 
@@ -52,11 +52,7 @@ impl Held {
     }
 }
 
-impl File for SealedText {
-    fn append(&self, _bytes: &[u8]) -> io::Result<()> {
-        Err(never_written())
-    }
-
+impl ReadAt for SealedText {
     fn read_at(&self, buffer: &mut [u8], offset: Bytes) -> io::Result<usize> {
         let blocks = self.sealed.blocks();
         let next = blocks.partition_point(|block| block.text_at <= offset.0);
@@ -78,16 +74,4 @@ impl File for SealedText {
     fn size(&self) -> io::Result<Bytes> {
         Ok(self.sealed.digest().len)
     }
-
-    fn truncate(&self, _to: Bytes) -> io::Result<()> {
-        Err(never_written())
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        Err(never_written())
-    }
-}
-
-fn never_written() -> io::Error {
-    io::Error::new(io::ErrorKind::Unsupported, "a sealed segment is written once")
 }

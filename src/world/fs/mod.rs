@@ -108,6 +108,37 @@ pub trait File: Send + Sync {
     fn sync_data(&self) -> io::Result<()>;
 }
 
+/// What can be read but never written, which makes a [`File`] of it.
+pub trait ReadAt: Send + Sync {
+    /// As [`File::read_at`].
+    fn read_at(&self, buffer: &mut [u8], offset: Bytes) -> io::Result<usize>;
+
+    /// As [`File::size`].
+    fn size(&self) -> io::Result<Bytes>;
+}
+
+impl<T: ReadAt> File for T {
+    fn append(&self, _bytes: &[u8]) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: Bytes) -> io::Result<usize> {
+        ReadAt::read_at(self, buffer, offset)
+    }
+
+    fn size(&self) -> io::Result<Bytes> {
+        ReadAt::size(self)
+    }
+
+    fn truncate(&self, _to: Bytes) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
 /// One name in a directory.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Entry {

@@ -126,3 +126,11 @@ impl Drop for Running {
         let _ = self.child.wait();
     }
 }
+
+/// The files of a directory with this extension.
+pub fn files_of(dir: &std::path::Path, extension: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<PathBuf> = entries.filter(|path| path.to_string_lossy().ends_with(extension)).collect();
+    files.sort();
+    files
+}
