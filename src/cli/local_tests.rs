@@ -7,6 +7,7 @@ use crate::unit::UnixNanos;
 use crate::world::clock::VirtualClock;
 use crate::world::entropy::Dice;
 use crate::world::fs::memory::MemoryFs;
+use crate::world::pipe::Gone;
 use std::collections::BTreeMap;
 
 const NOW: UnixNanos = UnixNanos(1_800_000_000_000_000_000);
@@ -159,19 +160,10 @@ fn of_a_damaged_file_what_comes_before_is_printed_and_all_of_the_others() {
 
 #[test]
 fn a_reader_that_has_seen_enough_ends_it_quietly() {
-    struct Closed;
-    impl Write for Closed {
-        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
-            Err(io::ErrorKind::BrokenPipe.into())
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
     let (fs, _) = store(&mut Dice::new(1));
     let (fs, clock) = (Arc::new(fs), Arc::new(VirtualClock::at(NOW)));
     let ground = Ground { fs, clock, pool: Pool::inline(), most_open: 0 };
     let mut err = Vec::new();
-    assert_eq!(run(&ground, &ever(), Path::new("s"), &mut Closed, &mut err), FOUND);
+    assert_eq!(run(&ground, &ever(), Path::new("s"), &mut Gone, &mut err), FOUND);
     assert_eq!(err, b"");
 }

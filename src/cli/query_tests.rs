@@ -2,6 +2,7 @@ use super::*;
 use crate::record::id::Id;
 use crate::record::stored::write;
 use crate::unit::UnixMillis;
+use crate::world::pipe::Gone;
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 
@@ -139,19 +140,10 @@ fn with_nocopy_records_are_fetched_and_not_printed() {
 
 #[test]
 fn a_reader_that_has_seen_enough_ends_the_command_quietly() {
-    struct Closed;
-    impl Write for Closed {
-        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
-            Err(io::ErrorKind::BrokenPipe.into())
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
     let body = body_of(&["one"]);
     let (address, _asked) = store_that_says(vec![answer(WHOLE, &body, body.len())]);
     let mut err = Vec::new();
     let options = QueryOptions { stores: vec![address], ..Default::default() };
-    assert_eq!(run(&options, &mut Closed, &mut err), FOUND);
+    assert_eq!(run(&options, &mut Gone, &mut err), FOUND);
     assert!(err.is_empty());
 }

@@ -94,6 +94,7 @@ mod tests {
     use super::*;
     use crate::unit::UnixNanos;
     use crate::world::clock::VirtualClock;
+    use crate::world::pipe::Gone;
 
     /// Winds the clock at each write, and stops after so many.
     struct Reader<'a> {
@@ -154,15 +155,6 @@ mod tests {
 
     #[test]
     fn a_reader_that_goes_away_is_a_quiet_end() {
-        struct Gone;
-        impl Write for Gone {
-            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
-                Err(io::ErrorKind::BrokenPipe.into())
-            }
-            fn flush(&mut self) -> io::Result<()> {
-                Err(io::ErrorKind::BrokenPipe.into())
-            }
-        }
         let clock = crate::world::clock::SystemClock::default();
         run(&Options { rate: 1_000, ..Options::default() }, &mut Gone, &clock, &Stop::default(), Dice::new(1)).unwrap();
     }

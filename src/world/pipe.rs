@@ -11,3 +11,18 @@ pub fn widen(descriptor: impl AsFd) {
     // An error leaves it as it was, which is good enough.
     let _ = rustix::pipe::fcntl_setpipe_size(descriptor, WIDE);
 }
+
+/// A pipe whose reader has gone away: for tests of what that ends.
+#[cfg(test)]
+pub struct Gone;
+
+#[cfg(test)]
+impl std::io::Write for Gone {
+    fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+        Err(std::io::ErrorKind::BrokenPipe.into())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Err(std::io::ErrorKind::BrokenPipe.into())
+    }
+}
